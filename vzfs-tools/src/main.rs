@@ -1,0 +1,2 @@
+//! The vzfs command line.
+fn main() {}

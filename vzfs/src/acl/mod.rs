@@ -1,0 +1,1 @@
+//! POSIX ACL arithmetic; pure.

@@ -1,0 +1,1 @@
+//! Directories, tars and OCI layouts in; tars out.

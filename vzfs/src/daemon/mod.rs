@@ -1,0 +1,1 @@
+//! Configuration, mounts, control interface, shutdown.

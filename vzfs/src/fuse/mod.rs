@@ -1,0 +1,1 @@
+//! Kernel request -> volume call -> reply; the only module that names fuser.

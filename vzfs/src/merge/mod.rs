@@ -1,0 +1,1 @@
+//! Three-way merges of files that two layers both change; pure.

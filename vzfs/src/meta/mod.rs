@@ -1,0 +1,1 @@
+//! The catalog and the private tables; the only module that names rocksdb.

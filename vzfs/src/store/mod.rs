@@ -1,0 +1,1 @@
+//! One store: templates, VEs, bases, locks.

@@ -1,0 +1,64 @@
+//! The few system calls that need `unsafe`, and nothing else. Each function is safe to call; what makes it so is said
+//! at its block.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A detached bind mount of the folder `dir` that is read-only, as an `O_PATH`-like descriptor.
+///
+/// A file opened below the descriptor cannot be opened for writing again through its own path, not even by the
+/// kernel on behalf of a FUSE passthrough open, which uses the caller's flags (mount_setattr(2)). The mount lives as long
+/// as a descriptor in it does and is visible in no mount table.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSYS` before Linux 5.12.
+pub fn read_only_clone(dir: &Path) -> io::Result<OwnedFd> {
+    let path = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: `path` is a NUL-terminated string that outlives the call; the result is checked before use.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, so nobody else owns it; descriptors fit an i32.
+    let mount = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the empty path and `attributes` outlive the call, and the size passed is that of `attributes`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(mount) }
+}
+
+/// Maps a whole file for reading.
+///
+/// The caller promises by use that the file is one of the store's immutable ones: written once under another name and never
+/// changed after its publication. A file truncated by someone with access to the store's folders ends the reading process with SIGBUS.
+pub fn map_file(file: &File) -> io::Result<memmap2::Mmap> {
+    // SAFETY: published files of a store are never written again (see above), so the mapping's bytes do not change
+    // while Rust holds references to them.
+    unsafe { memmap2::Mmap::map(file) }
+}
+
+/// Makes the C allocator map large blocks instead of taking them from its heap.
+///
+/// Each FUSE session thread owns a zeroed 16 MiB buffer of which it touches a few pages. From fresh mappings that
+/// costs those pages; from a recycled heap it costs 16 MiB of memset each.
+pub fn map_large_allocations() {
+    const THRESHOLD_BYTES: libc::c_int = 1 << 20;
+    // SAFETY: mallopt takes two integers and only changes the allocator's own settings.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD_BYTES);
+    }
+}

@@ -1,0 +1,44 @@
+//! The vocabulary of the system as validated types. No I/O happens here.
+//!
+//! A value of one of these types is valid by construction: parsing is the only way in, and it refuses with a
+//! [`TypeError`] that says which rule was broken.
+
+mod attr;
+mod digest;
+mod ino;
+mod name;
+mod reference;
+
+pub use attr::{Attr, FileKind, Timestamp};
+pub use digest::Digest;
+pub use ino::Ino;
+pub use name::{Name, NameRef, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
+pub use reference::{TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version};
+
+use thiserror::Error;
+
+/// Why a value was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TypeError {
+    /// A file name that no directory can hold.
+    #[error("illegal file name {name:?}: {why}")]
+    Name {
+        /// The offending bytes, made printable.
+        name: String,
+        /// The rule that was broken.
+        why: &'static str,
+    },
+    /// A string that is not 64 hexadecimal digits.
+    #[error("illegal digest {0:?}: a BLAKE3 digest has 64 hexadecimal digits")]
+    Digest(String),
+    /// A template, version or VE name outside the allowed alphabet.
+    #[error("illegal {what} {value:?}: {why}")]
+    Reference {
+        /// Which kind of name: "template name", "version", "VE name".
+        what: &'static str,
+        /// The offending text.
+        value: String,
+        /// The rule that was broken.
+        why: &'static str,
+    },
+}

@@ -1,0 +1,1 @@
+//! Base + private layer = one POSIX tree.
