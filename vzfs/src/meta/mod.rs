@@ -1,1 +1,191 @@
-//! The catalog and the private tables; the only module that names rocksdb.
+//! The catalog and the private tables, on one RocksDB database per store. No other module names rocksdb.
+//!
+//! Concepts
+//! - The *catalog* holds a few small JSON records (templates, VEs, bases, settings). Each write is synced before it returns.
+//! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
+//!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
+//!   a prefix of the operations.
+//!
+//! Invariants (kept by `volume`, which is the only writer of the private tables)
+//! - M1: every entry that is no whiteout names an inode that has a record.
+//! - M2: an inode of the base that has a record has all its names as entries.
+//! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
+
+mod keys;
+mod private;
+mod record;
+
+use std::path::{Path, PathBuf};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch, WriteOptions,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+pub use private::{Changes, PrivateEntries, PrivateEntry};
+pub use record::{EntryRecord, InodeRecord, PrivateContent};
+
+use crate::types::VeId;
+
+/// Why the database refused.
+#[derive(Debug, Error)]
+pub enum MetaError {
+    /// Another process has the database open.
+    #[error("the store's database {path} is in use by another process")]
+    Locked {
+        /// The database folder.
+        path: PathBuf,
+    },
+    /// RocksDB failed: disk full, input/output error, damage it found by its checksums.
+    #[error("the store's database failed: {0}")]
+    Database(#[from] rocksdb::Error),
+    /// A record that does not decode.
+    #[error("damaged record in table {table}, key {key}: {why}")]
+    Damaged {
+        /// Which table.
+        table: &'static str,
+        /// The key, printable.
+        key: String,
+        /// What the decoder said.
+        why: String,
+    },
+    /// The counter of private numbers is used up (2^52 of them).
+    #[error("VE {0} has used up its inode numbers")]
+    Exhausted(VeId),
+}
+
+/// The tables of the catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Templates by `NAME@VERSION`.
+    Template,
+    /// VEs by name.
+    Ve,
+    /// Bases by the digest of their stack.
+    Base,
+    /// Store-wide settings and counters.
+    Setting,
+}
+
+impl Table {
+    fn prefix(self) -> &'static str {
+        match self {
+            Table::Template => "template/",
+            Table::Ve => "ve/",
+            Table::Base => "base/",
+            Table::Setting => "setting/",
+        }
+    }
+}
+
+const CATALOG: &str = "catalog";
+const INODES: &str = "inodes";
+const ENTRIES: &str = "entries";
+const ORPHANS: &str = "orphans";
+const COUNTERS: &str = "counters";
+
+/// Memory for unflushed writes of one table. Five tables, two buffers each at most: 80 MiB in the worst case for all VEs together.
+const WRITE_BUFFER_BYTES: usize = 8 << 20;
+/// Memory for cached blocks of all tables together.
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// Log files beyond this make RocksDB flush, which bounds the replay at the next start.
+const MAX_LOG_BYTES: u64 = 64 << 20;
+
+/// The database of one store. Shared by all its VEs.
+pub struct Meta {
+    db: DB,
+}
+
+impl Meta {
+    /// Opens the database in `dir`, or creates it.
+    ///
+    /// # Errors
+    /// [`MetaError::Locked`] when another process has it.
+    pub fn open(dir: &Path) -> Result<Meta, MetaError> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_max_total_wal_size(MAX_LOG_BYTES);
+        options.set_keep_log_file_num(4);
+        options.set_max_open_files(256);
+        options.set_max_background_jobs(2);
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;
+        let tables = [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS].map(|name| {
+            let mut blocks = BlockBasedOptions::default();
+            blocks.set_block_cache(&cache);
+            // Most look-ups in the private tables miss, because VEs change little: filters answer those from memory.
+            blocks.set_bloom_filter(10.0, false);
+            let mut table = Options::default();
+            table.set_block_based_table_factory(&blocks);
+            table.set_write_buffer_size(WRITE_BUFFER_BYTES);
+            table.set_compression_type(DBCompressionType::None);
+            ColumnFamilyDescriptor::new(name, table)
+        });
+        let db = DB::open_cf_descriptors(&options, dir, tables).map_err(|error| {
+            if error.to_string().contains("lock") && error.kind() == rocksdb::ErrorKind::IOError {
+                MetaError::Locked { path: dir.to_owned() }
+            } else {
+                MetaError::Database(error)
+            }
+        })?;
+        Ok(Meta { db })
+    }
+
+    fn table(&self, name: &str) -> &rocksdb::ColumnFamily {
+        self.db.cf_handle(name).expect("open() creates every table and nothing drops one")
+    }
+
+    /// Writes a catalog record; it is durable on return, as is everything written before it.
+    pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), MetaError> {
+        let key = format!("{}{key}", table.prefix());
+        let value = serde_json::to_vec(value).map_err(|error| damaged(CATALOG, key.as_bytes(), &error))?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.table(CATALOG), key, value);
+        Ok(self.db.write_opt(batch, &synced())?)
+    }
+
+    /// Reads a catalog record.
+    pub fn get<T: DeserializeOwned>(&self, table: Table, key: &str) -> Result<Option<T>, MetaError> {
+        let key = format!("{}{key}", table.prefix());
+        let Some(value) = self.db.get_pinned_cf(self.table(CATALOG), &key)? else { return Ok(None) };
+        serde_json::from_slice(&value).map(Some).map_err(|error| damaged(CATALOG, key.as_bytes(), &error))
+    }
+
+    /// Removes a catalog record, durably.
+    pub fn delete(&self, table: Table, key: &str) -> Result<(), MetaError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_cf(self.table(CATALOG), format!("{}{key}", table.prefix()));
+        Ok(self.db.write_opt(batch, &synced())?)
+    }
+
+    /// All records of a catalog table, ordered by key.
+    pub fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, MetaError> {
+        let prefix = table.prefix();
+        let start = rocksdb::IteratorMode::From(prefix.as_bytes(), rocksdb::Direction::Forward);
+        let mut records = Vec::new();
+        for item in self.db.iterator_cf(self.table(CATALOG), start) {
+            let (key, value) = item?;
+            let Some(name) = key.strip_prefix(prefix.as_bytes()) else { break };
+            let value = serde_json::from_slice(&value).map_err(|error| damaged(CATALOG, &key, &error))?;
+            records.push((String::from_utf8_lossy(name).into_owned(), value));
+        }
+        Ok(records)
+    }
+
+    /// Makes everything written so far durable.
+    pub fn sync(&self) -> Result<(), MetaError> {
+        Ok(self.db.flush_wal(true)?)
+    }
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+fn damaged(table: &'static str, key: &[u8], why: &dyn std::fmt::Display) -> MetaError {
+    MetaError::Damaged { table, key: key.escape_ascii().to_string(), why: why.to_string() }
+}

@@ -1,0 +1,190 @@
+//! The private tables, typed.
+
+use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
+
+use super::record::{EntryRecord, InodeRecord};
+use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, damaged, keys, synced};
+use crate::types::{Ino, Name, NameRef, VeId};
+
+/// The writes of one filesystem operation, applied together or not at all.
+pub struct Changes<'m> {
+    meta: &'m Meta,
+    ve: VeId,
+    batch: WriteBatch,
+}
+
+impl Changes<'_> {
+    /// Writes an inode's record and keeps the orphan table in step with its `nlink` (M3).
+    pub fn put_inode(&mut self, ino: Ino, record: &InodeRecord) {
+        let key = keys::inode(self.ve, ino);
+        self.batch.put_cf(self.meta.table(INODES), key, record.encode());
+        if record.nlink == 0 {
+            self.batch.put_cf(self.meta.table(ORPHANS), key, b"");
+        } else {
+            self.batch.delete_cf(self.meta.table(ORPHANS), key);
+        }
+    }
+
+    /// Removes an inode's record and everything below it in the entries table.
+    pub fn delete_inode(&mut self, ino: Ino, record: &InodeRecord) {
+        let key = keys::inode(self.ve, ino);
+        self.batch.delete_cf(self.meta.table(INODES), key);
+        self.batch.delete_cf(self.meta.table(ORPHANS), key);
+        if record.kind == crate::types::FileKind::Dir {
+            let (start, end) = (keys::position(self.ve, ino, 0, b""), keys::directory_end(self.ve, ino));
+            self.batch.delete_range_cf(self.meta.table(ENTRIES), start, end);
+        }
+    }
+
+    /// Writes an entry.
+    pub fn put_entry(&mut self, dir: Ino, name: NameRef<'_>, entry: EntryRecord) {
+        self.batch.put_cf(self.meta.table(ENTRIES), keys::entry(self.ve, dir, name), entry.encode());
+    }
+
+    /// Forgets an entry, so that the base's shows again if it has one.
+    pub fn delete_entry(&mut self, dir: Ino, name: NameRef<'_>) {
+        self.batch.delete_cf(self.meta.table(ENTRIES), keys::entry(self.ve, dir, name));
+    }
+
+    /// Applies everything atomically. Durable after the next [`Meta::sync`].
+    pub fn commit(self) -> Result<(), MetaError> {
+        Ok(self.meta.db.write(self.batch)?)
+    }
+}
+
+/// One private entry with its position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrivateEntry {
+    /// The directory it is in.
+    pub dir: Ino,
+    /// Hash of the name.
+    pub hash57: u64,
+    /// The name.
+    pub name: Name,
+    /// What it says.
+    pub entry: EntryRecord,
+}
+
+/// Entries in the order (directory, hash, name).
+pub struct PrivateEntries<'m> {
+    rows: DBIteratorWithThreadMode<'m, rocksdb::DB>,
+}
+
+impl Iterator for PrivateEntries<'_> {
+    type Item = Result<PrivateEntry, MetaError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, value) = match self.rows.next()? {
+            Ok(row) => row,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let Some((dir, hash57, name)) = keys::entry_parts(&key) else {
+            return Some(Err(damaged(ENTRIES, &key, &"the key is no position in a directory")));
+        };
+        let name = name.to_name();
+        Some(match EntryRecord::decode(&value) {
+            Ok(entry) => Ok(PrivateEntry { dir, hash57, name, entry }),
+            Err(why) => Err(damaged(ENTRIES, &key, &why)),
+        })
+    }
+}
+
+impl Meta {
+    /// Begins an operation on a VE.
+    pub fn changes(&self, ve: VeId) -> Changes<'_> {
+        Changes { meta: self, ve, batch: WriteBatch::default() }
+    }
+
+    /// The private record of an inode.
+    pub fn inode(&self, ve: VeId, ino: Ino) -> Result<Option<InodeRecord>, MetaError> {
+        let key = keys::inode(ve, ino);
+        let Some(value) = self.db.get_pinned_cf(self.table(INODES), key)? else { return Ok(None) };
+        InodeRecord::decode(&value).map(Some).map_err(|why| damaged(INODES, &key, &why))
+    }
+
+    /// The private entry of a name.
+    pub fn entry(&self, ve: VeId, dir: Ino, name: NameRef<'_>) -> Result<Option<EntryRecord>, MetaError> {
+        let key = keys::entry(ve, dir, name);
+        let Some(value) = self.db.get_pinned_cf(self.table(ENTRIES), &key)? else { return Ok(None) };
+        EntryRecord::decode(&value).map(Some).map_err(|why| damaged(ENTRIES, &key, &why))
+    }
+
+    /// The private entries of a directory whose hash is at least `hash57`.
+    pub fn entries_from(&self, ve: VeId, dir: Ino, hash57: u64) -> PrivateEntries<'_> {
+        self.entries_between(keys::position(ve, dir, hash57, b""), keys::directory_end(ve, dir))
+    }
+
+    /// All private entries of a VE.
+    pub fn all_entries(&self, ve: VeId) -> PrivateEntries<'_> {
+        let end = keys::ve_end(ve).map_or_else(|| vec![0xff; 32], Vec::from);
+        self.entries_between(keys::ve(ve).to_vec(), end)
+    }
+
+    fn entries_between(&self, start: Vec<u8>, end: Vec<u8>) -> PrivateEntries<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(end);
+        let mode = IteratorMode::From(&start, Direction::Forward);
+        PrivateEntries { rows: self.db.iterator_cf_opt(self.table(ENTRIES), options, mode) }
+    }
+
+    /// All private inodes of a VE, ordered by number.
+    pub fn all_inodes(&self, ve: VeId) -> Result<Vec<(Ino, InodeRecord)>, MetaError> {
+        self.rows(INODES, ve, |key, value| {
+            InodeRecord::decode(value).map_err(|why| damaged(INODES, key, &why))
+        })
+    }
+
+    /// Inodes that were removed and not yet forgotten when the VE was last in use.
+    pub fn orphans(&self, ve: VeId) -> Result<Vec<Ino>, MetaError> {
+        Ok(self.rows(ORPHANS, ve, |_, _| Ok(()))?.into_iter().map(|(ino, ())| ino).collect())
+    }
+
+    fn rows<T>(
+        &self,
+        table: &'static str,
+        ve: VeId,
+        decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
+    ) -> Result<Vec<(Ino, T)>, MetaError> {
+        let start = keys::ve(ve);
+        let mut options = ReadOptions::default();
+        if let Some(end) = keys::ve_end(ve) {
+            options.set_iterate_upper_bound(end.to_vec());
+        }
+        let mode = IteratorMode::From(&start, Direction::Forward);
+        let mut rows = Vec::new();
+        for row in self.db.iterator_cf_opt(self.table(table), options, mode) {
+            let (key, value) = row?;
+            let ino = keys::inode_of(&key).ok_or_else(|| damaged(table, &key, &"the key is no inode"))?;
+            rows.push((ino, decode(&key, &value)?));
+        }
+        Ok(rows)
+    }
+
+    /// Takes `count` numbers from the VE's counter of private inodes and data files. They are never given out again, also
+    /// after a crash: the new counter is durable before this returns.
+    pub fn reserve_numbers(&self, ve: VeId, count: u64) -> Result<std::ops::Range<u64>, MetaError> {
+        let key = keys::ve(ve);
+        let start = match self.db.get_pinned_cf(self.table(COUNTERS), key)? {
+            None => 0,
+            Some(value) => u64::from_le_bytes(
+                value[..].try_into().map_err(|_| damaged(COUNTERS, &key, &"it is no 64-bit number"))?,
+            ),
+        };
+        let end = start.checked_add(count).ok_or(MetaError::Exhausted(ve))?;
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.table(COUNTERS), key, end.to_le_bytes());
+        self.db.write_opt(batch, &synced())?;
+        Ok(start..end)
+    }
+
+    /// Removes every private record of a VE, durably. The VE number must not be used again afterwards.
+    pub fn drop_private(&self, ve: VeId) -> Result<(), MetaError> {
+        let start = keys::ve(ve);
+        let end = keys::ve_end(ve).map_or_else(|| vec![0xff; 32], Vec::from);
+        let mut batch = WriteBatch::default();
+        for table in [INODES, ENTRIES, ORPHANS, COUNTERS] {
+            batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
+        }
+        Ok(self.db.write_opt(batch, &synced())?)
+    }
+}
