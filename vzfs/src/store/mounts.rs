@@ -219,15 +219,15 @@ impl Store {
     /// The VE's one volume (S2), opened if nobody has it open. It is closed when the last holder drops it.
     pub(super) fn volume(&self, slot: &Slot) -> Result<Arc<Volume>, StoreError> {
         self.check_open()?;
-        self.volume_locked(slot, &mut slot.live.lock())
+        self.volume_locked(slot, &slot.live.lock())
     }
 
-    fn volume_locked(&self, slot: &Slot, live: &mut Live) -> Result<Arc<Volume>, StoreError> {
+    fn volume_locked(&self, slot: &Slot, live: &Live) -> Result<Arc<Volume>, StoreError> {
         let record = slot.record();
         if live.removed {
             return Err(StoreError::VeRemoving(record.name.clone()));
         }
-        if let Some(volume) = live.volume.upgrade() {
+        if let Some(volume) = slot.shown.read().volume.upgrade() {
             return Ok(volume);
         }
         let base = self.trees.open(&record.base)?;
@@ -235,14 +235,15 @@ impl Store {
             Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
         let volume = volume.map_err(|source| StoreError::Volume { ve: record.name.clone(), source })?;
         let volume = Arc::new(volume);
-        live.volume = Arc::downgrade(&volume);
+        slot.shown.write().volume = Arc::downgrade(&volume);
         Ok(volume)
     }
 
-    /// Waits until nobody holds the VE's volume any more, or for some seconds; `false` then.
-    pub(super) fn wait_until_released(&self, live: &Live) -> bool {
+    /// Waits until nobody holds the VE's volume any more, or for some seconds; `false` then. The caller
+    /// holds `live`, so nobody opens it anew.
+    pub(super) fn wait_until_released(&self, slot: &Slot) -> bool {
         let deadline = Instant::now() + RELEASE_TIMEOUT;
-        while live.volume.strong_count() > 0 {
+        while slot.shown.read().volume.strong_count() > 0 {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -253,18 +254,22 @@ impl Store {
 
     /// How much of its own a VE has. Remembered while it is not mounted, because then nothing changes it.
     pub(super) fn usage(&self, slot: &Slot) -> Result<Usage, StoreError> {
-        {
+        let failed = |source| StoreError::Volume { ve: slot.record().name.clone(), source };
+        let mounted = {
             let shown = slot.shown.read();
-            if let (None, Some(usage)) = (&shown.mounted, &shown.usage) {
-                return Ok(*usage);
-            }
+            shown.mounted.as_ref().and_then(|_| shown.volume.upgrade())
+        };
+        if let Some(volume) = mounted {
+            return volume.usage().map_err(failed);
         }
-        let volume = self.volume(slot)?;
-        let ve = || slot.record().name.clone();
-        let usage = volume.usage().map_err(|source| StoreError::Volume { ve: ve(), source })?;
-        let mut shown = slot.shown.write();
-        if shown.mounted.is_none() {
-            shown.usage = Some(usage);
+        // With `live` held it cannot be mounted, changed and unmounted between the look and the note.
+        let live = slot.live.lock();
+        if let Some(usage) = slot.shown.read().usage {
+            return Ok(usage);
+        }
+        let usage = self.volume_locked(slot, &live)?.usage().map_err(failed)?;
+        if live.mount.is_none() {
+            slot.shown.write().usage = Some(usage);
         }
         Ok(usage)
     }

@@ -23,8 +23,6 @@ pub(super) struct Slot {
 /// What is open.
 #[derive(Default)]
 pub(super) struct Live {
-    /// The one volume (S2), as long as a mount or a request holds it.
-    pub volume: Weak<Volume>,
     pub mount: Option<Box<dyn Mounted>>,
     /// The VE is gone or going: whoever found the slot before must not open it again.
     pub removed: bool,
@@ -36,6 +34,8 @@ pub(super) struct Shown {
     /// Where it is mounted now.
     pub mounted: Option<PathBuf>,
     pub passthrough: Option<bool>,
+    /// The one volume (S2), as long as a mount or a request holds it.
+    pub volume: Weak<Volume>,
     /// What it used when it was last closed; `None` when that is not known.
     pub usage: Option<Usage>,
 }
@@ -49,6 +49,7 @@ impl Slot {
                 record: Arc::new(record),
                 mounted: None,
                 passthrough: None,
+                volume: Weak::new(),
                 usage: None,
             }),
         }

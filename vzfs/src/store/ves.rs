@@ -201,7 +201,7 @@ impl Store {
                 }
                 self.unmount_locked(&slot, &mut live, true)?;
             }
-            if !self.wait_until_released(&live) {
+            if !self.wait_until_released(&slot) {
                 return Err(StoreError::VeBusy(name.clone()));
             }
             // From here on the removal is decided: whatever stops it, the next open of the store goes on with it.
