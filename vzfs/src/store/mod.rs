@@ -191,6 +191,12 @@ impl Store {
         })
     }
 
+    /// Whether data of a mount goes through the kernel; `None` when there is no mount.
+    pub fn passthrough(&self) -> Option<bool> {
+        let catalog = self.catalog.read();
+        catalog.ves.values().find_map(|slot| slot.shown.read().passthrough)
+    }
+
     /// Whether the host filesystem shares blocks between files (`FICLONE`).
     pub fn reflinks(&self) -> bool {
         self.blobs.reflinks()

@@ -30,10 +30,18 @@ impl Drop for Names<'_> {
 }
 
 impl Store {
-    /// All VEs, by name. One whose usage cannot be read is listed all the same.
+    /// All VEs, by name.
     pub fn ves(&self) -> Result<Vec<Ve>, StoreError> {
         let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
-        slots.iter().map(|slot| self.describe(slot)).collect()
+        let mut ves = Vec::with_capacity(slots.len());
+        for slot in &slots {
+            match self.describe(slot) {
+                // It was there when the list was begun, and is on its way out.
+                Err(StoreError::VeRemoving(_)) => {}
+                described => ves.push(described?),
+            }
+        }
+        Ok(ves)
     }
 
     /// One VE.
