@@ -1,1 +1,3 @@
 //! One store: templates, VEs, bases, locks.
+
+pub mod stack;

@@ -20,7 +20,9 @@ use thiserror::Error;
 
 use crate::blobs::{Batch, BlobError, BlobStore};
 use crate::merge::{self, AlternativeLink, Labels, MergeError, Rule, Versions};
-use crate::tree::{Content, Entry, Meta, NodeId, NodeView, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry};
+use crate::tree::{
+    Content, Entry, Meta, NodeId, NodeView, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry,
+};
 use crate::types::{Digest, FileKind, NameRef, TemplateSpec};
 
 /// Where update-alternatives keeps its database, and where the links that follow from it.
@@ -192,7 +194,10 @@ impl Stack<'_> {
             let Some(touch) = self.touched.get(&path) else { continue };
             let ours_label = self.label(&touch.layers);
             let ours = self.find(&path).map(|node| {
-                let object = Object { meta: self.builder.meta(node).clone(), content: self.builder.content(node).clone() };
+                let object = Object {
+                    meta: self.builder.meta(node).clone(),
+                    content: self.builder.content(node).clone(),
+                };
                 (node, object)
             });
             meetings.push(Meeting { path, ours, theirs, ours_label });
@@ -223,7 +228,8 @@ impl Stack<'_> {
             layers.sort_unstable();
             layers.dedup();
             let ours_label = self.label(&layers);
-            let text = format!("{theirs_label} removes or replaces it, and with it {files} changes of {ours_label}");
+            let text =
+                format!("{theirs_label} removes or replaces it, and with it {files} changes of {ours_label}");
             self.notes.push(Note::new(path, text));
         }
     }
@@ -242,39 +248,50 @@ impl Stack<'_> {
                     // Both removed it, or `forget_below` has told about the directory.
                     _ => return Ok(Vec::new()),
                 };
-                self.notes.push(Note::new(&path, format!("{ours_label} {}", what.replace("{}", theirs_label))));
+                self.notes
+                    .push(Note::new(&path, format!("{ours_label} {}", what.replace("{}", theirs_label))));
                 return Ok(Vec::new());
             }
         };
-        let os_meta = os.as_ref().map(|os| &os.meta);
+        let is_os = |side: &Object| os.as_ref().is_some_and(|os| os.is_same(side));
+        if ours.meta.kind != theirs.meta.kind {
+            // Attributes of different kinds of file do not compare. Where `theirs` is a directory, `ours` cannot come back.
+            if is_os(&theirs) && !theirs.is_dir() && !ours.is_dir() {
+                self.put_back(&path, node)?;
+            } else if !is_os(&ours) && !ours.is_dir() {
+                self.notes.push(Note::overlaid(&path, labels));
+            }
+            return Ok(Vec::new());
+        }
+        let os_meta = os.as_ref().map(|os| &os.meta).filter(|os| os.kind == ours.meta.kind);
         let (meta, disputed) = merge_meta(os_meta, &ours.meta, &theirs.meta);
         if !disputed.is_empty() {
             let what = disputed.join(", ");
             let text = format!("{ours_label} and {theirs_label} differ in {what}; the latter counts");
             self.notes.push(Note::new(&path, text));
         }
-        let is_os = |side: &Object| os.as_ref().is_some_and(|os| os.is_same(side));
-        if ours.is_same(&theirs) {
+        if ours.is_same(&theirs) || is_os(&ours) {
+            // The overlay has it already, but for the attributes.
             if let Some(node) = self.find(&path) {
                 *self.builder.meta_mut(node) = meta;
             }
-        } else if is_os(&theirs) && !ours.is_dir() && !theirs.is_dir() {
-            // The layer changed attributes at most: the earlier content comes back, under all its names.
-            if let Some((dir, name)) = self.place(&path) {
-                self.builder.link(dir, name, node)?;
-                *self.builder.meta_mut(node) = Meta { kind: ours.meta.kind, rdev: ours.meta.rdev, ..meta };
-            }
-        } else if is_os(&ours) {
-            // As above with the sides exchanged, and the overlay has done it already but for the attributes.
-            if let Some(node) = self.find(&path) {
-                *self.builder.meta_mut(node) = meta;
-            }
-        } else if let (Some(_), Some(_)) = (ours.blob(), theirs.blob()) {
+        } else if is_os(&theirs) {
+            self.put_back(&path, node)?;
+            *self.builder.meta_mut(node) = Meta { rdev: ours.meta.rdev, ..meta };
+        } else if ours.blob().is_some() {
             return self.merge_files(&path, [os.as_ref(), Some(&ours), Some(&theirs)], meta, labels);
-        } else if !ours.is_dir() {
+        } else {
             self.notes.push(Note::overlaid(&path, labels));
         }
         Ok(Vec::new())
+    }
+
+    /// Gives a path back to the inode that it led to before the layer, which changed attributes at most.
+    fn put_back(&mut self, path: &[u8], node: NodeId) -> Result<(), StackError> {
+        match self.place(path) {
+            Some((dir, name)) => Ok(self.builder.link(dir, name, node)?),
+            None => Ok(()),
+        }
     }
 
     /// Merges a file that both sides changed.
@@ -292,7 +309,9 @@ impl Stack<'_> {
         }
         if rule == Rule::Derived {
             let Labels { ours, theirs } = labels;
-            let text = format!("generated file of {theirs}; what {ours} has in it comes back when it is generated anew");
+            let text = format!(
+                "generated file of {theirs}; what {ours} has in it comes back when it is generated anew"
+            );
             self.notes.push(Note::new(path, text));
             return Ok(Vec::new());
         }
@@ -309,7 +328,9 @@ impl Stack<'_> {
             Ok(merged) => merged,
             Err(reason) => {
                 let Labels { ours, theirs } = labels;
-                let text = format!("{ours} and {theirs} both have it and cannot be merged ({reason}); the latter counts");
+                let text = format!(
+                    "{ours} and {theirs} both have it and cannot be merged ({reason}); the latter counts"
+                );
                 self.notes.push(Note::new(path, text));
                 return Ok(Vec::new());
             }
@@ -386,9 +407,11 @@ impl Stack<'_> {
 
     fn find(&self, path: &[u8]) -> Option<NodeId> {
         let names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
-        names.into_iter().try_fold(self.builder.root(), |dir, name| match self.builder.get(dir, NameRef::new(name).ok()?) {
-            Some(Entry::Node(node)) => Some(node),
-            _ => None,
+        names.into_iter().try_fold(self.builder.root(), |dir, name| {
+            match self.builder.get(dir, NameRef::new(name).ok()?) {
+                Some(Entry::Node(node)) => Some(node),
+                _ => None,
+            }
         })
     }
 
@@ -450,7 +473,10 @@ impl Note {
     }
 
     fn overlaid(path: &[u8], labels: Labels<'_>) -> Note {
-        Note { path: path.to_vec(), kind: NoteKind::Overlaid(labels.ours.to_owned(), labels.theirs.to_owned()) }
+        Note {
+            path: path.to_vec(),
+            kind: NoteKind::Overlaid(labels.ours.to_owned(), labels.theirs.to_owned()),
+        }
     }
 
     /// Sentences, with long runs of overlaid files cut short.
@@ -473,12 +499,12 @@ impl Note {
         }
         for ((ours, theirs), count) in overlaid.into_iter().filter(|(_, count)| *count > MAX_NAMED_FILES) {
             let more = count - MAX_NAMED_FILES;
-            sentences.push(format!("{more} more files that {ours} and {theirs} both have; the latter's count"));
+            sentences
+                .push(format!("{more} more files that {ours} and {theirs} both have; the latter's count"));
         }
         sentences
     }
 }
 
 #[cfg(test)]
-#[path = "stack_tests.rs"]
 mod tests;
