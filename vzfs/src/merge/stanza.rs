@@ -8,6 +8,10 @@ const FORM: &str = "a table of packages";
 /// `package`, NUL, `architecture`: sorts as dpkg sorts its tables.
 type Key = Vec<u8>;
 
+/// The fields that are the state of a package together. dpkg refuses a whole table in which one package is `installed` with
+/// triggers pending, so they come from one side or from the other.
+const STATE: [&[u8]; 4] = [b"status", b"config-version", b"triggers-pending", b"triggers-awaited"];
+
 /// The fields in file order.
 #[derive(Clone)]
 struct Stanza(Vec<Field>);
@@ -39,8 +43,18 @@ impl Stanza {
         Some([package, b"\0", self.value(b"architecture").unwrap_or_default()].concat())
     }
 
-    fn fields(&self) -> Result<Records<Vec<u8>, Field>, MergeError> {
-        Records::new(self.0.iter().map(|field| (field.name.clone(), field.clone())).collect())
+    /// Refuses a field that comes twice.
+    fn check(&self) -> Result<(), MergeError> {
+        Records::new(self.0.iter().map(|field| (field.name.clone(), ())).collect()).map(drop)
+    }
+
+    fn state(&self) -> Vec<&Field> {
+        STATE.iter().filter_map(|name| self.0.iter().find(|field| field.name == *name)).collect()
+    }
+
+    fn other_fields(&self) -> Result<Records<Vec<u8>, Field>, MergeError> {
+        let others = self.0.iter().filter(|field| !STATE.contains(&&field.name[..]));
+        Records::new(others.map(|field| (field.name.clone(), field.clone())).collect())
     }
 }
 
@@ -55,7 +69,7 @@ fn parse(bytes: &[u8]) -> Result<Records<Key, Stanza>, MergeError> {
     let mut close = |open: &mut Stanza, line: usize| {
         if !open.0.is_empty() {
             let stanza = std::mem::replace(open, Stanza(Vec::new()));
-            stanza.fields()?;
+            stanza.check()?;
             let key = stanza.key().ok_or(MergeError::Malformed { expected: FORM, line })?;
             stanzas.push((key, stanza));
         }
@@ -144,9 +158,14 @@ fn merge_stanza(
     }
     let ours_leads = our_version != their_version && Some(&their_version) == old.as_ref();
     let empty = Stanza(Vec::new());
+    let base = base.unwrap_or(&empty);
     let mut differing = Vec::new();
+    let state = three_way(base.state(), ours.state(), theirs.state()).unwrap_or_else(|| {
+        differing.push("its state".to_owned());
+        if ours_leads { ours.state() } else { theirs.state() }
+    });
     let fields =
-        merge_records(&base.unwrap_or(&empty).fields()?, &ours.fields()?, &theirs.fields()?, |clash| {
+        merge_records(&base.other_fields()?, &ours.other_fields()?, &theirs.other_fields()?, |clash| {
             if clash.key == b"auto-installed" {
                 // "0" says that a person asked for the package. A template that did must not lose it to autoremove.
                 return clash
@@ -167,6 +186,9 @@ fn merge_stanza(
             differing.join(", ")
         ));
     }
-    // Fields keep the order of the side that leads; sorting by name (as sorted inputs would be) is as good for every reader.
-    Ok(Some(Stanza(fields.into_iter().map(|(_, field)| field).collect())))
+    // The state follows the name, as in dpkg's order; the order of the rest means nothing to any reader.
+    let mut fields: Vec<Field> = fields.into_iter().map(|(_, field)| field).collect();
+    let name = fields.iter().position(|field| field.name == b"package").map_or(0, |at| at + 1);
+    fields.splice(name..name, state.into_iter().cloned());
+    Ok(Some(Stanza(fields)))
 }

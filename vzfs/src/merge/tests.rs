@@ -84,6 +84,25 @@ fn a_pending_trigger_does_not_bring_an_old_version_back() {
     assert_eq!(notes, [""; 0]);
 }
 
+/// dpkg refuses a whole table with an installed package that has triggers pending.
+#[test]
+fn the_state_of_a_package_is_not_mixed() {
+    let state = |state: &str| format!("Package: a\nStatus: install ok {state}\nVersion: 1\n\n");
+    let [base, ours, theirs] =
+        ["triggers-pending\nTriggers-Pending: x", "installed", "triggers-pending\nTriggers-Pending: x y"]
+            .map(state);
+    check_noted(
+        Rule::Stanzas,
+        [&base, &ours, &theirs, &theirs],
+        "package a: both sides changed its state; db@2 counts",
+    );
+    check_noted(
+        Rule::Stanzas,
+        [&base, &theirs, &ours, &ours],
+        "package a: both sides changed its state; db@2 counts",
+    );
+}
+
 #[test]
 fn a_package_that_one_side_removes_and_one_changes() {
     let (old, new) = (package("a", "1"), package("a", "2"));

@@ -1,7 +1,8 @@
 //! Stacks of small layers, written as lists of paths.
 
-use proptest::prelude::*;
 #![allow(clippy::panic)] // Helpers of tests fail as tests do.
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::types::Timestamp;
