@@ -42,6 +42,9 @@ struct Check<'t> {
 
 type Checked<T = ()> = Result<T, TreeError>;
 
+/// The extended attributes of one set: names and values.
+type Attributes<'t> = Vec<(&'t [u8], &'t [u8])>;
+
 impl<'t> Check<'t> {
     /// An error unless `sound`; `what` says what is wrong.
     fn ensure(&self, sound: bool, what: impl FnOnce() -> String) -> Checked {
@@ -89,7 +92,7 @@ impl<'t> Check<'t> {
     fn xattrs(&self) -> Checked {
         let sets = self.tree.xattr_set_records();
         let (mut records, mut heap_bytes) = (0u64, 0u64);
-        let mut previous: Option<Vec<(&[u8], &[u8])>> = None;
+        let mut previous: Option<Attributes<'_>> = None;
         for (index, set) in sets.iter().enumerate() {
             let at = |what: &str| format!("its set {index} of extended attributes {what}");
             let attributes = self.xattr_set(set, &mut records, &mut heap_bytes);
@@ -117,7 +120,7 @@ impl<'t> Check<'t> {
         set: &XattrSetRecord,
         records: &mut u64,
         heap_bytes: &mut u64,
-    ) -> Result<Vec<(&'t [u8], &'t [u8])>, &'static str> {
+    ) -> Result<Attributes<'t>, &'static str> {
         let (first, count) = (set.first.get() as usize, set.count.get() as usize);
         let found = self.tree.xattr_records().get(first..first + count).ok_or("reaches past its table")?;
         if first as u64 != *records || count == 0 {
