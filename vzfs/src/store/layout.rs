@@ -74,10 +74,15 @@ impl Layout {
         }
         // The lock comes before anything that writes, and its folder is certain to be a store or empty.
         let lock = layout.acquire()?;
-        for path in [layout.blobs(), layout.trees(), layout.meta(), layout.data()] {
+        for path in [layout.meta(), layout.data()] {
             private(&path)?;
         }
         Ok((layout, lock))
+    }
+
+    /// Whether the format file is there, which is made last.
+    pub(super) fn is_complete(&self) -> bool {
+        self.format().exists()
     }
 
     /// Makes the folder a store. Called when everything else in it exists: a crash before leaves a folder that

@@ -104,9 +104,14 @@ impl Store {
     /// [`StoreError::NotAStore`], [`StoreError::Format`] and [`StoreError::Locked`] before anything was changed.
     pub fn create_or_open(dir: &Path, mounter: Box<dyn Mounter>) -> Result<Store, StoreError> {
         let (layout, lock) = Layout::create_or_open(dir)?;
-        BlobStore::create(&layout.blobs())?;
+        // A new store, or one whose making a crash cut short.
+        if !layout.is_complete() {
+            BlobStore::create(&layout.blobs())?;
+            if !layout.trees().exists() {
+                TreeStore::create(&layout.trees())?;
+            }
+        }
         let blobs = Arc::new(BlobStore::open(&layout.blobs())?);
-        TreeStore::create(&layout.trees())?;
         let trees = TreeStore::at(&layout.trees())?;
         let meta = Arc::new(Meta::open(&layout.meta())?);
         layout.write_format()?;
