@@ -1,0 +1,1 @@
+//! Archives that mean harm, and broken ones.
