@@ -70,7 +70,8 @@ fn fuse_check() -> DoctorCheck {
 
 fn privilege_check(privileged: bool) -> DoctorCheck {
     let uid = rustix::process::geteuid().as_raw();
-    let cost = "VEs cannot be mounted as root filesystems, and there is no passthrough: run the daemon as root";
+    let cost =
+        "VEs cannot be mounted as root filesystems, and there is no passthrough: run the daemon as root";
     if privileged {
         check("privileges", CheckStatus::Ok, format!("user {uid} with CAP_SYS_ADMIN"), cost)
     } else {
@@ -101,12 +102,16 @@ fn passthrough_check(store: &Store, kernel: &Kernel, privileged: bool) -> Doctor
 }
 
 fn protection_check(store: &Path) -> DoctorCheck {
-    let cost = "a program in a VE that opens a shared file for writing is stopped by the daemon's checks alone";
+    let cost =
+        "a program in a VE that opens a shared file for writing is stopped by the daemon's checks alone";
     match sys::read_only_clone(store) {
         Ok(_) => check("blob protection", CheckStatus::Ok, "open_tree and mount_setattr work", cost),
-        Err(error) => {
-            check("blob protection", CheckStatus::Degraded, format!("open_tree or mount_setattr: {error}"), cost)
-        }
+        Err(error) => check(
+            "blob protection",
+            CheckStatus::Degraded,
+            format!("open_tree or mount_setattr: {error}"),
+            cost,
+        ),
     }
 }
 
@@ -125,7 +130,12 @@ fn files_check() -> DoctorCheck {
     let enough = limit.is_none_or(|limit| limit >= ENOUGH_FILES);
     let status = if enough { CheckStatus::Ok } else { CheckStatus::Degraded };
     let found = limit.map_or("no limit".to_owned(), |limit| format!("{limit} open files"));
-    check("open files", status, found, "VEs that hold many files open get EMFILE: raise LimitNOFILE of the service")
+    check(
+        "open files",
+        status,
+        found,
+        "VEs that hold many files open get EMFILE: raise LimitNOFILE of the service",
+    )
 }
 
 fn program_check(name: &str, cost: &str) -> DoctorCheck {
@@ -139,7 +149,8 @@ fn find_program(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| {
-        fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        fs::metadata(file)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     })
 }
 

@@ -20,7 +20,8 @@ pub(super) struct Refusal(pub ApiError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self.0)).into_response()
     }
 }
@@ -102,7 +103,9 @@ fn blob_code(error: &BlobError) -> ErrorCode {
 
 fn tree_code(error: &TreeError) -> ErrorCode {
     match error {
-        TreeError::Missing(_) | TreeError::Damaged { .. } | TreeError::WrongDigest { .. } => ErrorCode::Damaged,
+        TreeError::Missing(_) | TreeError::Damaged { .. } | TreeError::WrongDigest { .. } => {
+            ErrorCode::Damaged
+        }
         TreeError::NewerFormat { .. } => ErrorCode::Unsupported,
         TreeError::Unfit { .. } | TreeError::TooLarge(_) => ErrorCode::Invalid,
         _ => ErrorCode::Internal,
@@ -140,7 +143,9 @@ fn archive_code(error: &ArchiveError) -> ErrorCode {
 fn path_code(error: &io::Error) -> ErrorCode {
     match error.kind() {
         io::ErrorKind::NotFound => ErrorCode::NotFound,
-        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => ErrorCode::Invalid,
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
+            ErrorCode::Invalid
+        }
         _ => ErrorCode::Internal,
     }
 }
@@ -148,7 +153,9 @@ fn path_code(error: &io::Error) -> ErrorCode {
 /// Whether the store's disk (or its quota) is full, whoever noticed it.
 fn is_no_space(error: &StoreError) -> bool {
     let inner: &dyn Error = match error {
-        StoreError::Archive(ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. }) => reason,
+        StoreError::Archive(ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. }) => {
+            reason
+        }
         error => error,
     };
     let mut cause = Some(inner);
@@ -173,7 +180,9 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
     let text = match (error, code) {
         (_, ErrorCode::NoSpace) => "free space on the store's disk, or remove templates and VEs".to_owned(),
         (StoreError::NoOs { fits: Some(os) }, _) => format!("put {os} first"),
-        (StoreError::NoOs { fits: None }, _) => "name one OS template; `vzfs template list` shows them".to_owned(),
+        (StoreError::NoOs { fits: None }, _) => {
+            "name one OS template; `vzfs template list` shows them".to_owned()
+        }
         (StoreError::TwoOs(..), _) => "name one of them".to_owned(),
         (StoreError::Unfit { os, app, .. }, _) => {
             format!("build {} on {os}, or take the OS that it was made on", app.name)

@@ -69,7 +69,9 @@ impl DaemonError {
     pub fn hint(&self) -> Option<String> {
         match self {
             DaemonError::Store(error) => error::api_error(error).hint,
-            DaemonError::SocketTaken(_) => Some("stop it, or give this one another --socket and --store".to_owned()),
+            DaemonError::SocketTaken(_) => {
+                Some("stop it, or give this one another --socket and --store".to_owned())
+            }
             _ => None,
         }
     }
@@ -139,3 +141,6 @@ async fn serve(config: &Config, store: &Arc<Store>, ready: impl FnOnce()) -> Res
     server::remove_socket(&config.socket);
     result
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,12 @@ impl FuseMounter {
 }
 
 impl Mounter for FuseMounter {
-    fn mount(&self, volume: Arc<Volume>, ve: &VeName, mountpoint: &Path) -> Result<Box<dyn Mounted>, BoxError> {
+    fn mount(
+        &self,
+        volume: Arc<Volume>,
+        ve: &VeName,
+        mountpoint: &Path,
+    ) -> Result<Box<dyn Mounted>, BoxError> {
         let made = prepare(mountpoint)?;
         let options =
             MountOptions { ve_name: ve.clone(), passthrough: self.passthrough, threads: self.threads };

@@ -75,10 +75,7 @@ async fn remove_template(State(store): Shared, name: Name) -> Reply {
     blocking(move || store.remove_template(&reference)).await
 }
 
-async fn diff_templates(
-    State(store): Shared,
-    names: Result<Path<(String, String)>, PathRejection>,
-) -> Reply {
+async fn diff_templates(State(store): Shared, names: Result<Path<(String, String)>, PathRejection>) -> Reply {
     let Path((a, b)) = names.map_err(|error| invalid(error.body_text()))?;
     let (a, b): (TemplateRef, TemplateRef) = (a.parse().map_err(bad_name)?, b.parse().map_err(bad_name)?);
     blocking(move || store.diff_templates(&a, &b)).await
@@ -170,7 +167,10 @@ async fn blocking<T: Serialize + Send + 'static>(
         Ok(Err(error)) => Err(Refusal(api_error(&error))),
         Err(error) => {
             tracing::error!(%error, "a request failed");
-            Err(Refusal(ApiError::new(ErrorCode::Internal, "the request failed inside the daemon; see its log")))
+            Err(Refusal(ApiError::new(
+                ErrorCode::Internal,
+                "the request failed inside the daemon; see its log",
+            )))
         }
     }
 }

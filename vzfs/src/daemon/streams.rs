@@ -81,7 +81,11 @@ impl Events for ChannelEvents {
 }
 
 fn line(event: &Event) -> Option<Bytes> {
-    event.to_line().map(Bytes::from).inspect_err(|error| tracing::error!(%error, "cannot write an event")).ok()
+    event
+        .to_line()
+        .map(Bytes::from)
+        .inspect_err(|error| tracing::error!(%error, "cannot write an event"))
+        .ok()
 }
 
 /// Runs an export on a blocking thread and streams what it writes. What fails before the first bytes is an ordinary

@@ -29,13 +29,14 @@ impl Catalog {
 
     /// The stack, the OS first. An application named without a version means the newest one that fits the OS.
     pub(super) fn stack(&self, references: &[TemplateRef]) -> Result<Vec<StackItem>, StoreError> {
-        let newest = references.iter().map(|reference| self.template(reference)).collect::<Result<Vec<_>, _>>()?;
+        let newest =
+            references.iter().map(|reference| self.template(reference)).collect::<Result<Vec<_>, _>>()?;
         let mut systems = newest.iter().filter(|record| record.kind == TemplateKind::Os);
         let Some(os) = systems.next().cloned() else {
-            let fits = newest.iter().find_map(|app| app.os.as_ref()).map(|os| TemplateSpec {
-                name: os.name.clone(),
-                version: os.version.clone(),
-            });
+            let fits = newest
+                .iter()
+                .find_map(|app| app.os.as_ref())
+                .map(|os| TemplateSpec { name: os.name.clone(), version: os.version.clone() });
             return Err(StoreError::NoOs { fits });
         };
         if let Some(second) = systems.next() {
@@ -68,7 +69,10 @@ impl Catalog {
     pub(super) fn os(&self, reference: &TemplateRef) -> Result<OsIdentity, StoreError> {
         let record = self.template(reference)?;
         record.os_identity().ok_or_else(|| {
-            StoreError::Invalid(format!("{} is an application template, not an OS to make one on", record.spec))
+            StoreError::Invalid(format!(
+                "{} is an application template, not an OS to make one on",
+                record.spec
+            ))
         })
     }
 }

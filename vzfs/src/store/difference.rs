@@ -34,7 +34,8 @@ pub fn difference(os: &Tree, full: &TreeBuilder) -> Result<TreeBuilder, TreeErro
     let mut placed: HashMap<NodeId, NodeId> = HashMap::new();
     for index in 0..dirs.len() {
         let (node, os_dir) = (dirs[index].node, dirs[index].os);
-        let changed = os_dir.and_then(|ino| os.node(ino)).is_none_or(|view| !same_meta(full.meta(node), &view));
+        let changed =
+            os_dir.and_then(|ino| os.node(ino)).is_none_or(|view| !same_meta(full.meta(node), &view));
         if changed {
             place(&mut layer, full, &mut dirs, index)?;
         }
@@ -49,7 +50,8 @@ pub fn difference(os: &Tree, full: &TreeBuilder) -> Result<TreeBuilder, TreeErro
             match placed.get(&child) {
                 Some(&first) => layer.link(out, name, first)?,
                 None => {
-                    let copy = layer.insert(out, name, full.meta(child).clone(), full.content(child).clone())?;
+                    let copy =
+                        layer.insert(out, name, full.meta(child).clone(), full.content(child).clone())?;
                     placed.insert(child, copy);
                 }
             }

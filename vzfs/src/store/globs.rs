@@ -66,9 +66,11 @@ impl Globs {
 fn match_path(pattern: &[Vec<u8>], path: &[&[u8]]) -> bool {
     match (pattern, path) {
         ([], []) => true,
-        // At the end, "a/**" is what is below a and not a itself.
+        // "a/**" is what is below a and not a itself.
         ([last], [_, ..]) if last == b"**" => true,
-        ([first, rest @ ..], _) if first == b"**" => (0..=path.len()).any(|skip| match_path(rest, &path[skip..])),
+        ([first, rest @ ..], _) if first == b"**" && !rest.is_empty() => {
+            (0..=path.len()).any(|skip| match_path(rest, &path[skip..]))
+        }
         ([first, rest @ ..], [name, below @ ..]) => match_name(first, name) && match_path(rest, below),
         _ => false,
     }

@@ -93,7 +93,8 @@ impl Layout {
             return Ok(());
         }
         let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&new)?;
             writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
             file.sync_all()?;
             fs::rename(&new, &path)?;

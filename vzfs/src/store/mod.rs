@@ -26,6 +26,7 @@ mod convert;
 mod difference;
 mod error;
 mod events;
+mod export;
 mod globs;
 mod layout;
 mod mounts;

@@ -22,7 +22,12 @@ pub trait Mounter: Send + Sync {
     ///
     /// # Errors
     /// Whatever stopped it; then nothing is mounted.
-    fn mount(&self, volume: Arc<Volume>, ve: &VeName, mountpoint: &Path) -> Result<Box<dyn Mounted>, BoxError>;
+    fn mount(
+        &self,
+        volume: Arc<Volume>,
+        ve: &VeName,
+        mountpoint: &Path,
+    ) -> Result<Box<dyn Mounted>, BoxError>;
 }
 
 /// A mount that exists. Dropping it takes it away as far as that is possible without waiting.
@@ -155,8 +160,7 @@ impl Store {
         }
         self.claim(place, ve)?;
         let mount = self.volume_locked(slot, live).and_then(|volume| {
-            let failed =
-                |source| StoreError::Mount { ve: ve.clone(), mountpoint: place.to_owned(), source };
+            let failed = |source| StoreError::Mount { ve: ve.clone(), mountpoint: place.to_owned(), source };
             self.mounter.mount(volume, ve, place).map_err(failed)
         });
         let mount = match mount {
@@ -231,8 +235,7 @@ impl Store {
             return Ok(volume);
         }
         let base = self.trees.open(&record.base)?;
-        let volume =
-            Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
+        let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
         let volume = volume.map_err(|source| StoreError::Volume { ve: record.name.clone(), source })?;
         let volume = Arc::new(volume);
         slot.shown.write().volume = Arc::downgrade(&volume);

@@ -65,24 +65,31 @@ fn blob_at(builder: &TreeBuilder, path: &[&[u8]]) -> Option<Digest> {
 fn dpkg_packages(text: &str) -> Vec<Package> {
     let field = |stanza: &str, name: &str| {
         let mut lines = stanza.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(|value| value.trim().to_owned()))
+        lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(|value| value.trim().to_owned()))
     };
     let mut found = Vec::new();
     for stanza in text.split("\n\n") {
         // "hold" in the first word is an installed package too.
         let installed = field(stanza, "Status").is_some_and(|status| status.ends_with(" ok installed"));
-        let (Some(name), Some(version)) = (field(stanza, "Package"), field(stanza, "Version")) else { continue };
+        let (Some(name), Some(version)) = (field(stanza, "Package"), field(stanza, "Version")) else {
+            continue;
+        };
         if installed {
             found.push((name, field(stanza, "Architecture").unwrap_or_default(), version));
         }
     }
     // dpkg itself has the native architecture.
-    let native = found.iter().find(|(name, ..)| name == "dpkg").map(|(_, architecture, _)| architecture.clone());
+    let native =
+        found.iter().find(|(name, ..)| name == "dpkg").map(|(_, architecture, _)| architecture.clone());
     let name = |name: String, architecture: String| match &native {
         Some(native) if *native != architecture && architecture != "all" => format!("{name}:{architecture}"),
         _ => name,
     };
-    found.into_iter().map(|(n, architecture, version)| Package { name: name(n, architecture), version }).collect()
+    found
+        .into_iter()
+        .map(|(n, architecture, version)| Package { name: name(n, architecture), version })
+        .collect()
 }
 
 /// `/lib/apk/db/installed`: stanzas of `P:name` and `V:version`.
@@ -105,7 +112,8 @@ mod tests {
         let dpkg = "Package: dpkg\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.21\n\n\
                     Package: libc6\nStatus: install ok installed\nArchitecture: i386\nVersion: 2.36\n\n\
                     Package: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n";
-        let names: Vec<_> = dpkg_packages(dpkg).into_iter().map(|p| format!("{} {}", p.name, p.version)).collect();
+        let names: Vec<_> =
+            dpkg_packages(dpkg).into_iter().map(|p| format!("{} {}", p.name, p.version)).collect();
         assert_eq!(names, ["dpkg 1.21", "libc6:i386 2.36"]);
         let apk = apk_packages("C:Q1\nP:musl\nV:1.2.4-r2\nA:x86_64\n\nP:busybox\nV:1.36\n");
         assert_eq!(apk.len(), 2);

@@ -13,7 +13,7 @@ use crate::api::{
     Change, CommitVe, DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind,
     VerifyReport, path_text,
 };
-use crate::archive::{self, Exclude, Limits, Source};
+use crate::archive::{self, Limits, Source, TemplateSource};
 use crate::blobs::Batch;
 use crate::meta::Table;
 use crate::tree::{ContentRef, Tree, TreeBuilder, WalkEntry, diff};
@@ -90,7 +90,7 @@ impl Store {
         let source = Source::detect(&request.source)?;
         let batch = self.blobs.batch();
         let step = Step::new(events, "files", "reading", None);
-        let mut full = archive::import(&source, &batch, &Limits::default(), &Exclude::default(), &step)?;
+        let mut full = archive::import(&source, &batch, &Limits::default(), &step)?;
         step.finish();
         difference::flatten(&mut full);
         let database = Database::find(&full);
@@ -133,11 +133,8 @@ impl Store {
         events.progress(0, None, "files", "reading");
         let layer = volume.to_layer(&batch, &|path| exclude.matches_path(path));
         let layer = layer.map_err(|source| StoreError::Volume { ve: ve.clone(), source })?;
-        let identity = OsIdentity {
-            name: os.spec.name.clone(),
-            version: os.spec.version.clone(),
-            layer: os.layer,
-        };
+        let identity =
+            OsIdentity { name: os.spec.name.clone(), version: os.spec.version.clone(), layer: os.layer };
         let description = Description {
             spec: request.template.clone(),
             kind: TemplateKind::App,
@@ -241,7 +238,8 @@ impl Store {
         let Some(os) = &record.os else { return Ok(layer) };
         let mut builder = TreeBuilder::from_tree(&*self.trees.open(&os.layer)?)?;
         let catalog = self.catalog.read();
-        let below: Vec<_> = record.requires.iter().filter_map(|spec| catalog.templates.get(spec).cloned()).collect();
+        let below: Vec<_> =
+            record.requires.iter().filter_map(|spec| catalog.templates.get(spec).cloned()).collect();
         drop(catalog);
         for app in below {
             builder.apply_layer(&*self.trees.open(&app.layer)?)?;
@@ -296,7 +294,7 @@ impl Store {
     pub fn export_template(&self, reference: &TemplateRef, out: impl Write) -> Result<(), StoreError> {
         let record = self.catalog.read().template(reference)?;
         let tree = self.trees.open(&record.layer)?;
-        Ok(archive::export_tar(archive::TreeSource::new(&tree, &self.blobs), out)?)
+        Ok(archive::export_tar(TemplateSource { tree: &tree, blobs: &self.blobs }, out)?)
     }
 
     /// Removes a template that nothing stands on (S4), and the space that only it needed.
@@ -308,14 +306,20 @@ impl Store {
             let on_it = |stack: &[StackItem]| stack.iter().any(|item| item.spec == spec);
             let mut ves: Vec<_> =
                 slots.filter(|(_, record)| on_it(&record.stack)).map(|(name, _)| name.clone()).collect();
-            ves.extend(catalog.making_ves.iter().filter(|(_, stack)| on_it(stack)).map(|(name, _)| name.clone()));
+            ves.extend(
+                catalog.making_ves.iter().filter(|(_, stack)| on_it(stack)).map(|(name, _)| name.clone()),
+            );
             let mut templates: Vec<_> = catalog
                 .templates
                 .values()
-                .filter(|app| app.requires.contains(&spec) || app.os.as_ref().is_some_and(|os| os_spec(os) == spec))
+                .filter(|app| {
+                    app.requires.contains(&spec) || app.os.as_ref().is_some_and(|os| os_spec(os) == spec)
+                })
                 .map(|app| app.spec.clone())
                 .collect();
-            templates.extend(catalog.making.iter().filter(|(_, on)| on.contains(&spec)).map(|(name, _)| name.clone()));
+            templates.extend(
+                catalog.making.iter().filter(|(_, on)| on.contains(&spec)).map(|(name, _)| name.clone()),
+            );
             if !ves.is_empty() || !templates.is_empty() {
                 return Err(StoreError::TemplateInUse { spec, ves, templates });
             }

@@ -316,10 +316,9 @@ fn a_commit_makes_an_application_that_needs_its_stack() {
     let slot = store.slot(&ve_name("a")).expect("there");
     {
         let volume = store.volume(&slot).expect("opens");
-        let etc = volume.lookup(crate::types::Ino::ROOT, NameRef::new(b"etc").expect("legal")).expect("there").ino;
-        volume
-            .unlink(etc, NameRef::new(b"hostname").expect("legal"))
-            .expect("unlinks");
+        let etc =
+            volume.lookup(crate::types::Ino::ROOT, NameRef::new(b"etc").expect("legal")).expect("there").ino;
+        volume.unlink(etc, NameRef::new(b"hostname").expect("legal")).expect("unlinks");
         // One volume at a time (S2).
         assert!(Arc::ptr_eq(&volume, &store.volume(&slot).expect("the same")));
     }
@@ -372,6 +371,8 @@ fn a_ve_that_is_read_is_not_swept_away() {
     let adding = store.begin_adding().expect("open");
     assert_eq!(store.sweep().expect("runs"), None);
     drop(adding);
+    // The one byte that the import left out, read before it was known to be left out.
+    assert_eq!(store.sweep().expect("runs"), Some(1));
     assert_eq!(store.sweep().expect("runs"), Some(0));
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::export::VeSource;
 use super::records::{StackItem, VeRecord};
 use super::slot::Slot;
 use super::{NEXT_VE, Store, StoreError, convert};
@@ -120,7 +121,8 @@ impl Store {
     ) -> Result<(Names<'_>, Arc<Vec<StackItem>>), StoreError> {
         let mut catalog = self.catalog.write();
         let stack = Arc::new(catalog.stack(&request.templates)?);
-        let taken = |name: &&VeName| catalog.ves.contains_key(*name) || catalog.making_ves.contains_key(*name);
+        let taken =
+            |name: &&VeName| catalog.ves.contains_key(*name) || catalog.making_ves.contains_key(*name);
         if let Some(name) = names.iter().find(taken) {
             return Err(StoreError::VeExists(name.clone()));
         }
@@ -238,7 +240,7 @@ impl Store {
     pub fn export_ve(&self, name: &VeName, out: impl Write) -> Result<(), StoreError> {
         let slot = self.slot(name)?;
         let volume = self.volume(&slot)?;
-        Ok(archive::export_tar(volume.export_source(), out)?)
+        Ok(archive::export_tar(VeSource(&volume), out)?)
     }
 }
 
@@ -246,7 +248,9 @@ impl Store {
 fn names(request: &CreateVe) -> Result<Vec<VeName>, StoreError> {
     let Some(count) = request.count else { return Ok(vec![request.name.clone()]) };
     if !(1..=MAX_COUNT).contains(&count) {
-        return Err(StoreError::Invalid(format!("cannot make {count} VEs: 1 to {MAX_COUNT} at once are possible")));
+        return Err(StoreError::Invalid(format!(
+            "cannot make {count} VEs: 1 to {MAX_COUNT} at once are possible"
+        )));
     }
     Ok((1..=count).map(|number| format!("{}-{number}", request.name).parse()).collect::<Result<_, _>>()?)
 }
