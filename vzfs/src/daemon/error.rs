@@ -85,7 +85,7 @@ fn code(error: &StoreError) -> ErrorCode {
         StoreError::Tree(error) => tree_code(error),
         StoreError::Archive(error) => archive_code(error),
         StoreError::Meta(error) => meta_code(error),
-        StoreError::Volume { source, .. } => match source {
+        StoreError::Volume { source, .. } => match &**source {
             VolumeError::Damaged { .. } => ErrorCode::Damaged,
             VolumeError::Meta(error) => meta_code(error),
             VolumeError::Blob(error) => blob_code(error),
@@ -153,9 +153,10 @@ fn path_code(error: &io::Error) -> ErrorCode {
 /// Whether the store's disk (or its quota) is full, whoever noticed it.
 fn is_no_space(error: &StoreError) -> bool {
     let inner: &dyn Error = match error {
-        StoreError::Archive(ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. }) => {
-            reason
-        }
+        StoreError::Archive(archive) => match &**archive {
+            ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. } => reason,
+            archive => archive,
+        },
         error => error,
     };
     let mut cause = Some(inner);
@@ -170,7 +171,11 @@ fn is_no_space(error: &StoreError) -> bool {
     }
     // RocksDB passes the system's answer on as a text.
     let database = match error {
-        StoreError::Meta(error) | StoreError::Volume { source: VolumeError::Meta(error), .. } => error,
+        StoreError::Meta(error) => error,
+        StoreError::Volume { source, .. } => match &**source {
+            VolumeError::Meta(error) => error,
+            _ => return false,
+        },
         _ => return false,
     };
     database.to_string().contains("No space left on device")
@@ -221,7 +226,7 @@ mod tests {
         let errors = [
             StoreError::Io { action: "write", path: "/store/format".into(), source: full() },
             StoreError::Blob(blob()),
-            StoreError::Archive(ArchiveError::Entry {
+            StoreError::from(ArchiveError::Entry {
                 archive: "a.tar".into(),
                 entry: "etc".into(),
                 reason: Reason::Blob(blob()),

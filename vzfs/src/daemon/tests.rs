@@ -1,5 +1,7 @@
 //! The control interface over a real socket, with a store without mounts.
 
+#![allow(clippy::panic)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -169,7 +169,7 @@ pub enum StoreError {
     Tree(#[from] TreeError),
     /// The source or the output of an import or export failed.
     #[error(transparent)]
-    Archive(#[from] ArchiveError),
+    Archive(Box<ArchiveError>),
     /// The database failed.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -179,7 +179,7 @@ pub enum StoreError {
         /// The VE.
         ve: VeName,
         /// Why.
-        source: VolumeError,
+        source: Box<VolumeError>,
     },
     /// Data of a removed VE could not be deleted.
     #[error("cannot delete the data of VE {id}: {source}")]
@@ -209,6 +209,12 @@ pub enum StoreError {
         /// Why.
         source: BoxError,
     },
+}
+
+impl From<ArchiveError> for StoreError {
+    fn from(error: ArchiveError) -> StoreError {
+        StoreError::Archive(Box::new(error))
+    }
 }
 
 impl StoreError {

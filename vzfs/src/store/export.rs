@@ -14,7 +14,7 @@ pub(super) struct VeSource<'v>(pub &'v Volume);
 /// Why the walk stopped.
 enum Stop {
     Volume(VolumeError),
-    Archive(ArchiveError),
+    Archive(Box<ArchiveError>),
 }
 
 impl From<VolumeError> for Stop {
@@ -42,7 +42,7 @@ impl TarSource for VeSource<'_> {
         });
         walked.map_err(|stop| match stop {
             Stop::Volume(error) => ArchiveError::Provider(Box::new(error)),
-            Stop::Archive(error) => error,
+            Stop::Archive(error) => *error,
         })
     }
 }
@@ -70,6 +70,6 @@ impl VeSource<'_> {
         let open = || volume.open_for_reading(ino).map_err(io::Error::other);
         let open: Option<&dyn Fn() -> _> = if attr.kind == FileKind::File { Some(&open) } else { None };
         emit(TarEntry { path, attr, symlink: &symlink, xattrs, hard_link, open, layer_mark: None })
-            .map_err(Stop::Archive)
+            .map_err(|error| Stop::Archive(error.into()))
     }
 }

@@ -155,6 +155,7 @@ impl Layout {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic)]
 mod tests {
     use super::*;
 

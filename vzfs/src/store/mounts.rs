@@ -236,7 +236,8 @@ impl Store {
         }
         let base = self.trees.open(&record.base)?;
         let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
-        let volume = volume.map_err(|source| StoreError::Volume { ve: record.name.clone(), source })?;
+        let volume = volume
+            .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
         let volume = Arc::new(volume);
         slot.shown.write().volume = Arc::downgrade(&volume);
         Ok(volume)
@@ -257,7 +258,7 @@ impl Store {
 
     /// How much of its own a VE has. Remembered while it is not mounted, because then nothing changes it.
     pub(super) fn usage(&self, slot: &Slot) -> Result<Usage, StoreError> {
-        let failed = |source| StoreError::Volume { ve: slot.record().name.clone(), source };
+        let failed = |source| StoreError::Volume { ve: slot.record().name.clone(), source: Box::new(source) };
         let mounted = {
             let shown = slot.shown.read();
             shown.mounted.as_ref().and_then(|_| shown.volume.upgrade())

@@ -132,7 +132,8 @@ impl Store {
         let batch = self.blobs.batch();
         events.progress(0, None, "files", "reading");
         let layer = volume.to_layer(&batch, &|path| exclude.matches_path(path));
-        let layer = layer.map_err(|source| StoreError::Volume { ve: ve.clone(), source })?;
+        let layer =
+            layer.map_err(|source| StoreError::Volume { ve: ve.clone(), source: Box::new(source) })?;
         let identity =
             OsIdentity { name: os.spec.name.clone(), version: os.spec.version.clone(), layer: os.layer };
         let description = Description {

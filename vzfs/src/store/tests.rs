@@ -1,3 +1,7 @@
+//! The store without mounts, in temporary folders.
+
+#![allow(clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -232,7 +232,8 @@ impl Store {
         let slot = self.slot(name)?;
         let volume = self.volume(&slot)?;
         let changes = volume.changes();
-        let changes = changes.map_err(|source| StoreError::Volume { ve: name.clone(), source })?;
+        let changes =
+            changes.map_err(|source| StoreError::Volume { ve: name.clone(), source: Box::new(source) })?;
         Ok(changes.into_iter().map(convert::volume_change).collect())
     }
 
