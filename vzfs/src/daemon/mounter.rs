@@ -81,30 +81,34 @@ fn cause(error: FuseError) -> BoxError {
 
 /// Makes sure that there is an empty folder. Returns whether it was made.
 fn prepare(mountpoint: &Path) -> io::Result<bool> {
-    let refuse = |why: &str| Err(io::Error::other(why.to_owned()));
     for _ in 0..MAX_DEAD_MOUNTS {
-        let metadata = match fs::symlink_metadata(mountpoint) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o755).create(mountpoint)?;
-                return Ok(true);
-            }
+        match empty_folder(mountpoint) {
             // What a FUSE mount answers when its daemon is gone.
             Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
                 tracing::info!(mountpoint = %mountpoint.display(), "taking away what a dead daemon left");
                 unmount(mountpoint, UnmountFlags::DETACH)?;
-                continue;
             }
-            Err(error) => return Err(error),
-        };
-        if !metadata.is_dir() {
-            return refuse("it is not a folder");
+            done => return done,
         }
-        // Mounting over files would hide them from whoever looks for them.
-        return match fs::read_dir(mountpoint)?.next() {
-            None => Ok(false),
-            Some(_) => refuse("the folder is not empty"),
-        };
     }
-    refuse("dead mounts are on it that cannot be taken away")
+    Err(io::Error::other("dead mounts are on it that cannot be taken away"))
+}
+
+fn empty_folder(mountpoint: &Path) -> io::Result<bool> {
+    let metadata = match fs::symlink_metadata(mountpoint) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o755).create(mountpoint)?;
+            return Ok(true);
+        }
+        metadata => metadata?,
+    };
+    if !metadata.is_dir() {
+        return Err(io::Error::other("it is not a folder"));
+    }
+    // Mounting over files would hide them from whoever looks for them. Attributes of a dead mount may still be in the
+    // kernel's cache; its entries are asked for, and tell.
+    match fs::read_dir(mountpoint)?.next().transpose()? {
+        None => Ok(false),
+        Some(_) => Err(io::Error::other("the folder is not empty")),
+    }
 }

@@ -16,6 +16,8 @@ use crate::sys;
 const READY: &str = "ready";
 /// Which log lines: the syntax of tracing's `EnvFilter`.
 const LOG_VARIABLE: &str = "VZFS_LOG";
+/// Lines of crates that use the other logging crate have the target `log`; what they have to say is told here already.
+const DEFAULT_FILTER: &str = "info,log=error";
 
 /// Makes the process fit for hundreds of mounts. Called before threads are started.
 pub(super) fn set_up() -> Result<(), DaemonError> {
@@ -34,7 +36,7 @@ pub(super) fn set_up() -> Result<(), DaemonError> {
 
 /// Sends log lines to standard error. Called once.
 pub fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

@@ -110,8 +110,8 @@ pub enum StoreError {
         /// The rule that it breaks.
         why: &'static str,
     },
-    /// An export or a commit reads the VE.
-    #[error("VE {0} is being read by another request")]
+    /// An export or a commit still uses the VE.
+    #[error("VE {0} is still in use by another request")]
     VeBusy(VeName),
     /// The VE is being removed.
     #[error("VE {0} is being removed")]

@@ -56,7 +56,7 @@ pub enum UnmountError {
 
 /// How long a removal or a close waits for requests that still hold the volume. An unmounted FUSE session needs
 /// milliseconds to end.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Mounts a VE, and from now on at each start. Asking for where it is mounted already changes nothing.
@@ -170,7 +170,7 @@ impl Store {
                 return Err(error);
             }
         };
-        tracing::info!(%ve, mountpoint = %place.display(), passthrough = mount.passthrough(), "mounted");
+        tracing::debug!(%ve, mountpoint = %place.display(), passthrough = mount.passthrough(), "mounted");
         let mut shown = slot.shown.write();
         shown.mounted = Some(place.to_owned());
         shown.passthrough = Some(mount.passthrough());
@@ -190,7 +190,7 @@ impl Store {
                 UnmountError::Other(source) => StoreError::Unmount { ve, mountpoint, source },
             });
         }
-        tracing::info!(ve = %slot.record().name, "unmounted");
+        tracing::debug!(ve = %slot.record().name, "unmounted");
         self.show_unmounted(slot);
         Ok(())
     }

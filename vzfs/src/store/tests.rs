@@ -380,6 +380,27 @@ fn a_ve_that_is_read_is_not_swept_away() {
     assert_eq!(store.sweep().expect("runs"), Some(0));
 }
 
+#[test]
+fn a_ve_in_use_is_removed_by_force_only_and_its_data_later() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    let id = create(&store, "a", &["debian"], None).expect("makes")[0].id;
+    let data = store.layout.data().join(id.to_string());
+    fs::create_dir_all(&data).expect("mkdir");
+    let held = store.volume(&store.slot(&ve_name("a")).expect("there")).expect("opens");
+    assert!(matches!(store.remove(&ve_name("a"), false), Err(StoreError::VeBusy(_))));
+    assert!(store.ve(&ve_name("a")).is_ok());
+    assert_eq!(store.remove(&ve_name("a"), true).expect("removes").freed_bytes, None);
+    assert!(matches!(store.ve(&ve_name("a")), Err(StoreError::UnknownVe(_))));
+    // The name is free at once, the data is not touched under its users.
+    create(&store, "a", &["debian"], None).expect("makes");
+    assert!(data.exists());
+    drop((held, store));
+    let store = place.open();
+    assert!(!data.exists());
+    assert_eq!(store.ves().expect("lists").len(), 1);
+}
+
 /// Trees for the tests of `difference`.
 struct Maker(TreeBuilder);
 

@@ -194,11 +194,13 @@ impl Store {
         self.describe(&slot)
     }
 
-    /// Removes a VE with everything it changed. With `force`, its mount is taken away first.
+    /// Removes a VE with everything it changed. With `force`, its mount is taken away first; programs that still use it
+    /// keep what they see, and its data goes when the store is opened next.
     pub fn remove(&self, name: &VeName, force: bool) -> Result<Removed, StoreError> {
         self.check_open()?;
         let slot = self.slot(name)?;
         let freed_bytes = self.usage(&slot).ok().map(|usage| usage.private_bytes);
+        let released;
         {
             let mut live = slot.live.lock();
             if live.removed || slot.record().name != *name {
@@ -211,7 +213,8 @@ impl Store {
                 }
                 self.unmount_locked(&slot, &mut live, true)?;
             }
-            if !self.wait_until_released(&slot) {
+            released = self.wait_until_released(&slot);
+            if !released && !force {
                 return Err(StoreError::VeBusy(name.clone()));
             }
             // From here on the removal is decided: whatever stops it, the next open of the store goes on with it.
@@ -220,9 +223,13 @@ impl Store {
             live.removed = true;
             self.catalog.write().ves.remove(name);
         }
-        self.erase(slot.id)?;
         // The default mount point is ours; anything that is in it is not, and keeps it.
         let _ = std::fs::remove_dir(self.layout.default_mountpoint(name.as_str()));
+        if !released {
+            tracing::warn!(ve = %name, "programs still use it; its data goes when the store is opened next");
+            return Ok(Removed { removed: name.to_string(), freed_bytes: None });
+        }
+        self.erase(slot.id)?;
         tracing::info!(ve = %name, id = %slot.id, "VE removed");
         Ok(Removed { removed: name.to_string(), freed_bytes })
     }
