@@ -96,6 +96,7 @@ impl Prepared {
             return Err(Failure::new(Exit::ExecFailed, "cannot run a program in a VE: only root can")
                 .with_hint("run this with sudo"));
         }
+        need("crun", "crun")?;
         let root = Rootfs::open(&spec.root)?;
         let mut spec = spec.clone();
         for bind in &mut spec.binds {
@@ -119,8 +120,14 @@ impl Prepared {
 
     fn crun(&self) -> Command {
         let mut command = Command::new("crun");
+        if cgroups_are_mixed() {
+            command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c", HIDE_MIXED_CGROUPS, "sh"]);
+        }
         // Hosts may have no cgroup v2 that can be used, and nothing is limited here.
         command.arg("--cgroup-manager=disabled").arg("--root").arg(self.dir.path().join("state"));
+        // crun itself needs nothing of the caller's environment but where programs are.
+        command.env_clear().env("PATH", host_path());
         command
     }
 
@@ -128,8 +135,6 @@ impl Prepared {
         let mut command = self.crun();
         command.arg("--log").arg(self.log()).args(["--log-format", "json", "run", "--bundle"]);
         command.arg(self.dir.path()).arg(&self.id);
-        // crun itself needs nothing of the caller's environment but where programs are.
-        command.env_clear().env("PATH", host_path());
         command
     }
 
@@ -146,13 +151,7 @@ impl Prepared {
 
     /// Runs the command to its end; each signal is passed on, the second kills everything inside.
     fn run(&self, mut command: Command, at_once: bool) -> Result<u8> {
-        let mut child = command.spawn().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                Failure::new(Exit::ExecFailed, "cannot run the program: crun is not installed")
-                    .with_hint("apt-get install crun")
-            }
-            _ => Failure::io("cannot run crun", &e),
-        })?;
+        let mut child = command.spawn().map_err(|e| Failure::io("cannot run crun", &e))?;
         let mut kill = self.kill();
         let status = interrupt::wait(&mut child, move |pid, signal, count| {
             // A failure means that it is gone already.
@@ -198,6 +197,24 @@ fn bind_names(root: &Rootfs, spec: &mut ExecSpec, quiet: bool) {
 pub(crate) fn host_path() -> &'static str {
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 }
+
+/// Fails unless the host has this program, with the Debian package that brings it.
+pub(crate) fn need(program: &str, package: &str) -> Result<()> {
+    if host_path().split(':').any(|dir| Path::new(dir).join(program).is_file()) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::ExecFailed, format!("this needs the program {program}, which is not installed"))
+        .with_hint(format!("apt-get install {package}")))
+}
+
+/// With its cgroups disabled, crun still refuses a host that has controllers in cgroup v2 beside those of v1. On
+/// such a host it runs where the v2 hierarchy is not mounted, which needs no right that it does not have anyway.
+fn cgroups_are_mixed() -> bool {
+    std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").is_ok_and(|names| !names.trim().is_empty())
+}
+
+/// Runs in a mount namespace of its own, before crun takes the process over.
+const HIDE_MIXED_CGROUPS: &str = "umount -l /sys/fs/cgroup/unified && exec crun \"$@\"";
 
 /// The last error in crun's log.
 fn last_error(log: &str) -> Option<String> {
