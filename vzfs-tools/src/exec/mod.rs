@@ -122,7 +122,16 @@ impl Prepared {
         let mut command = Command::new("crun");
         if cgroups_are_mixed() {
             command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c", HIDE_MIXED_CGROUPS, "sh"]);
+            command.args([
+                "--mount",
+                "--propagation",
+                "private",
+                "--",
+                "/bin/sh",
+                "-c",
+                HIDE_MIXED_CGROUPS,
+                "sh",
+            ]);
         }
         // Hosts may have no cgroup v2 that can be used, and nothing is limited here.
         command.arg("--cgroup-manager=disabled").arg("--root").arg(self.dir.path().join("state"));
@@ -210,7 +219,8 @@ pub(crate) fn need(program: &str, package: &str) -> Result<()> {
 /// With its cgroups disabled, crun still refuses a host that has controllers in cgroup v2 beside those of v1. On
 /// such a host it runs where the v2 hierarchy is not mounted, which needs no right that it does not have anyway.
 fn cgroups_are_mixed() -> bool {
-    std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").is_ok_and(|names| !names.trim().is_empty())
+    std::fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers")
+        .is_ok_and(|names| !names.trim().is_empty())
 }
 
 /// Runs in a mount namespace of its own, before crun takes the process over.
