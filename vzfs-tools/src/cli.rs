@@ -25,7 +25,7 @@ const EXEC_HELP: &str = "\
 The VE is mounted first if it is not, and stays mounted. The program runs under crun with its own mounts, processes,
 host name and IPC. The network is the host's unless --no-network is given; then the host's /etc/resolv.conf and
 /etc/hosts cover the VE's, read-only, where the VE has these files (nothing is created in the VE for it; a VE without
-an /etc/resolv.conf resolves no names).
+an /etc/resolv.conf resolves no names). The DST of a --bind is made in the VE if it is missing, and stays.
 
 The environment is PATH, HOME, TERM, LANG and what --env adds. A terminal is given when stdin and stdout are one.
 Without a terminal, Ctrl-C and SIGTERM are passed on, and the second one kills the program.

@@ -61,8 +61,13 @@ impl Rootfs {
 
     /// The type of the file that `path` leads to, or `None`.
     pub(crate) fn file_type(&self, path: &Path) -> Option<FileType> {
+        self.mode(path).map(FileType::from_raw_mode)
+    }
+
+    /// The `st_mode` of what `path` leads to, or `None`.
+    pub(crate) fn mode(&self, path: &Path) -> Option<u32> {
         let fd = self.open_at(path, OFlags::PATH, Mode::empty()).ok()?;
-        Some(FileType::from_raw_mode(rustix::fs::fstat(fd).ok()?.st_mode))
+        Some(rustix::fs::fstat(fd).ok()?.st_mode)
     }
 
     /// The content of a file, or `None` when there is no such regular file.

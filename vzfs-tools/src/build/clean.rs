@@ -172,10 +172,10 @@ fn clamp_shadow(text: &str, last_day: i64) -> String {
     for line in text.split_inclusive('\n') {
         let mut fields: Vec<&str> = line.split(':').collect();
         let newest = last_day.to_string();
-        if let Some(day) = fields.get_mut(2) {
-            if day.parse::<i64>().is_ok_and(|day| day > last_day) {
-                *day = &newest;
-            }
+        if let Some(day) = fields.get_mut(2)
+            && day.parse::<i64>().is_ok_and(|day| day > last_day)
+        {
+            *day = &newest;
         }
         clamped.push_str(&fields.join(":"));
     }

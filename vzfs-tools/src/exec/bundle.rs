@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use serde_json::{Value, json};
+use vzfs::types::FileKind;
 
 use super::{Bind, ExecSpec, Network};
 use crate::error::{Exit, Failure, Result};
@@ -78,6 +79,7 @@ pub(super) fn config(spec: &ExecSpec, user: &User, terminal: bool) -> Result<Val
             "rootfsPropagation": "rprivate",
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
+            "seccomp": no_block_devices(),
         },
     }))
 }
@@ -106,6 +108,26 @@ fn environment(spec: &ExecSpec, user: &User) -> Vec<String> {
 
 fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Value {
     json!({ "destination": target, "type": kind, "source": source, "options": options })
+}
+
+/// Without a device cgroup, making a block device would be reaching the host's disks. Character devices may be made:
+/// packages and root filesystems have them, and those that matter need capabilities that are not given.
+fn no_block_devices() -> Value {
+    const TYPE_BITS: u32 = 0o170_000;
+    let rule = |name: &str, mode_argument: u32| {
+        json!({
+            "names": [name],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": rustix::io::Errno::PERM.raw_os_error(),
+            "args": [{
+                "index": mode_argument,
+                "op": "SCMP_CMP_MASKED_EQ",
+                "value": TYPE_BITS,
+                "valueTwo": FileKind::Block.mode_bits(),
+            }],
+        })
+    };
+    json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("mknod", 1), rule("mknodat", 2)] })
 }
 
 fn standard_mounts() -> Vec<Value> {

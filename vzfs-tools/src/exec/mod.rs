@@ -2,7 +2,8 @@
 //!
 //! The program gets its own mounts, processes, host name and IPC, in a private copy of the mount table: nothing that
 //! is mounted for it or by it appears on the host. This is a convenience for administrators, not a jail for hostile
-//! programs: the network is the host's, and no cgroup limits it.
+//! programs: the network is the host's, and no cgroup limits it. Disks are out of reach all the same: block devices can
+//! be neither made (seccomp) nor mounted (capabilities).
 
 mod bundle;
 
@@ -10,11 +11,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Seek};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::str::FromStr;
 
+use rustix::fs::FileType;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -108,6 +111,7 @@ impl Prepared {
         if spec.network == Network::Host {
             bind_names(&root, &mut spec, quiet);
         }
+        look_first(&root, &spec)?;
         let user = root.user(&spec.user)?;
         let config = bundle::config(&spec, &user, terminal)?;
         let what = |e: &io::Error| Failure::io("cannot make a folder for crun", e);
@@ -194,10 +198,50 @@ fn bind_names(root: &Rootfs, spec: &mut ExecSpec, quiet: bool) {
         if spec.binds.iter().any(|bind| bind.target == path) {
             continue;
         }
-        if root.file_type(path) == Some(rustix::fs::FileType::RegularFile) {
+        if root.file_type(path) == Some(FileType::RegularFile) {
             spec.binds.push(Bind { source, target: path.to_owned(), read_only: true });
         } else if name == "/etc/resolv.conf" && !quiet && io::stderr().is_terminal() {
             eprintln!("vzfs: the VE has no /etc/resolv.conf: programs in it cannot look up names");
+        }
+    }
+}
+
+/// Refuses what could only fail, in our words and before crun makes anything in the VE (it makes a missing working
+/// directory). What a bind shows is not looked at.
+fn look_first(root: &Rootfs, spec: &ExecSpec) -> Result<()> {
+    let covered = |path: &Path| {
+        let own = ["/proc", "/sys", "/dev"].iter().any(|dir| path.starts_with(dir));
+        own || spec.binds.iter().any(|bind| path.starts_with(&bind.target) || bind.target.starts_with(path))
+    };
+    let workdir = &spec.workdir;
+    if !workdir.is_absolute() {
+        return Err(Failure::new(Exit::ExecFailed, format!("{} is no absolute path", workdir.display())));
+    }
+    if !covered(workdir) && root.file_type(workdir) != Some(FileType::Directory) {
+        let what = format!("there is no directory {} in {}", workdir.display(), root.path().display());
+        return Err(Failure::new(Exit::ExecFailed, what));
+    }
+    let Some(program) = spec.command.first().map(Path::new) else { return Ok(()) };
+    let path = spec.env.iter().rev().find(|(name, _)| name == "PATH").map_or(host_path(), |(_, value)| value);
+    let places: Vec<PathBuf> = if program.as_os_str().as_bytes().contains(&b'/') {
+        vec![workdir.join(program)]
+    } else {
+        path.split(':').map(|dir| workdir.join(dir).join(program)).collect()
+    };
+    if places.iter().any(|place| covered(place)) {
+        return Ok(());
+    }
+    let modes: Vec<u32> = places.iter().filter_map(|place| root.mode(place)).collect();
+    let runs = |mode: &u32| FileType::from_raw_mode(*mode) == FileType::RegularFile && mode & 0o111 != 0;
+    match modes.first() {
+        _ if modes.iter().any(runs) => Ok(()),
+        None => {
+            let what = format!("cannot run {}: there is no such program in the VE", program.display());
+            Err(Failure::new(Exit::ProgramNotFound, what))
+        }
+        Some(_) => {
+            let what = format!("cannot run {}: it is no executable file", program.display());
+            Err(Failure::new(Exit::NotExecutable, what))
         }
     }
 }
@@ -230,7 +274,7 @@ const HIDE_MIXED_CGROUPS: &str = "umount -l /sys/fs/cgroup/unified && exec crun 
 fn last_error(log: &str) -> Option<String> {
     let records = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let errors = records.filter(|record| record["level"] == "error");
-    errors.filter_map(|record| Some(record["msg"].as_str()?.to_owned())).last()
+    errors.filter_map(|record| Some(record["msg"].as_str()?.to_owned())).next_back()
 }
 
 fn crun_failure(message: &str) -> Failure {
@@ -362,6 +406,30 @@ mod tests {
                 "env | cut -d= -f1 | sort | tr '\\n' ' ' | grep -qx 'EXTRA HOME LANG PATH PWD TERM '"
             )
             .ok(),
+            Some(0)
+        );
+        let code = |command: &str, workdir: &str| {
+            let spec = ExecSpec {
+                root: root.clone().into(),
+                hostname: "test-ve".into(),
+                user: "root".into(),
+                workdir: workdir.into(),
+                env: Vec::new(),
+                binds: Vec::new(),
+                network: Network::None,
+                command: vec![command.into()],
+            };
+            run_interactive(&spec, true).map_err(|failure| failure.exit)
+        };
+        assert_eq!(code("true", "/usr"), Ok(0));
+        assert_eq!(code("./true", "/usr/bin"), Ok(0));
+        assert_eq!(code("no-such-program", "/"), Err(Exit::ProgramNotFound));
+        assert_eq!(code("/etc/passwd", "/"), Err(Exit::NotExecutable));
+        assert_eq!(code("/etc", "/"), Err(Exit::NotExecutable));
+        assert_eq!(code("true", "/no-such-dir"), Err(Exit::ExecFailed));
+        assert!(!Path::new(&root).join("no-such-dir").exists());
+        assert_eq!(
+            run("root", "! mknod /tmp/disk b 8 0 2>/dev/null; mknod /tmp/zero c 1 5; rm /tmp/zero").ok(),
             Some(0)
         );
         assert_eq!(run("nobody-here", "true").expect_err("no such user").exit, Exit::NotFound);
