@@ -18,20 +18,58 @@ Exit codes:
   7  damaged data was found
   8  the disk is full
   130  interrupted
-'vzfs ve exec' passes the program's exit code on; its own failures are 125, 126 (the program cannot be run),
-127 (there is no such program) and 128+N (the program was ended by signal N).";
+
+'vzfs ve exec' passes the program's exit code on; its own failures are 125, 126 (the program cannot be run), \
+127 (there is no such program) and 128+N (the program was ended by signal N).
+
+The environment variable VZFS_SOCKET names the daemon's socket.";
 
 const EXEC_HELP: &str = "\
-The VE is mounted first if it is not, and stays mounted. The program runs under crun with its own mounts, processes,
-host name and IPC. The network is the host's unless --no-network is given; then the host's /etc/resolv.conf and
-/etc/hosts cover the VE's, read-only, where the VE has these files (nothing is created in the VE for it; a VE without
-an /etc/resolv.conf resolves no names). The DST of a --bind is made in the VE if it is missing, and stays.
+The VE is mounted first if it is not, and stays mounted. The program runs under crun with its own mounts, \
+processes, host name and IPC.
 
-The environment is PATH, HOME, TERM, LANG and what --env adds. A terminal is given when stdin and stdout are one.
-Without a terminal, Ctrl-C and SIGTERM are passed on, and the second one kills the program.
+The network is the host's unless --no-network is given; then the host's /etc/resolv.conf and /etc/hosts cover the \
+VE's, read-only, where the VE has these files. Nothing is created in the VE for it: in a VE without an \
+/etc/resolv.conf, names are not looked up. The DST of a --bind is made in the VE if it is missing, and stays.
 
-Exit codes: the program's own; 125 when vzfs or crun failed, 126 when the program cannot be run, 127 when it is not
+The environment is PATH, HOME, TERM, LANG and what --env adds. The program has a terminal when stdin and stdout are \
+one. Without a terminal, Ctrl-C and SIGTERM are passed on, and the second of them kills the program.
+
+This is for administrators, not a jail for hostile programs: the program runs as a user of the host, without limits.
+
+Exit codes: the program's own; 125 when vzfs or crun failed, 126 when the program cannot be run, 127 when it is not \
 there, 128+N when signal N ended it.";
+
+const BUILD_HELP: &str = "\
+A definition:
+
+  name = \"nginx\"                 # required
+  version = \"1.22-1\"             # required
+  kind = \"app\"                   # required: \"os\" or \"app\"
+  on = \"debian@12\"               # app: the OS template it stands on
+  summary = \"a web server\"
+  packages = [\"nginx-light\"]     # NAME, NAME=VERSION, NAME:ARCHITECTURE
+  recommends = false             # install what packages recommend
+  scripts = [\"nginx -t\"]         # each with /bin/sh -e inside, after packages and files
+  exclude = [\"usr/share/man/**\"] # left out of the template
+  source_date_epoch = 1700000000 # no file is newer; default: the newest package
+  [labels]
+  team = \"web\"
+  [os]                           # os only
+  suite = \"bookworm\"             # required
+  variant = \"minbase\"            # essential, apt, minbase, buildd, important, standard
+  components = [\"main\"]
+  mirrors = []                   # default: the host's package sources
+  [[files]]
+  path = \"/etc/nginx/conf.d/x\"
+  content = \"...\"                # or source = \"FILE\", relative to the definition
+  mode = \"0644\"
+  owner = \"root\"
+  group = \"root\"
+
+OS templates are made with mmdebstrap in a scratch folder of TMPDIR (default: /var/tmp), application templates in a \
+throw-away VE. Logs, caches, ssh host keys and machine ids are taken out. The same definition and the same versions \
+of packages give the same digest.";
 
 /// Manage templates and the virtual environments (VEs) that stand on them.
 #[derive(Parser, Debug)]
@@ -129,6 +167,7 @@ pub(crate) enum TemplateCommand {
         dry_run: bool,
     },
     /// Build a template from a definition.
+    #[command(after_help = BUILD_HELP)]
     Build {
         /// The definition, a TOML file.
         #[arg(value_name = "FILE.toml")]

@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::termios::Winsize;
 use serde_json::{Value, json};
 use vzfs::types::FileKind;
 
@@ -42,8 +43,8 @@ const MASKED: [&str; 9] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The configuration; `terminal` asks for a pseudo-terminal.
-pub(super) fn config(spec: &ExecSpec, user: &User, terminal: bool) -> Result<Value> {
+/// The configuration; `terminal` asks for a pseudo-terminal of this size.
+pub(super) fn config(spec: &ExecSpec, user: &User, terminal: Option<Winsize>) -> Result<Value> {
     let mut namespaces = vec!["mount", "pid", "uts", "ipc"];
     if spec.network == Network::None {
         namespaces.push("network");
@@ -54,10 +55,10 @@ pub(super) fn config(spec: &ExecSpec, user: &User, terminal: bool) -> Result<Val
     for bind in &spec.binds {
         mounts.push(bind_mount(bind)?);
     }
-    Ok(json!({
+    let mut config = json!({
         "ociVersion": "1.0.2",
         "process": {
-            "terminal": terminal,
+            "terminal": terminal.is_some(),
             "user": { "uid": user.uid, "gid": user.gid, "additionalGids": user.groups, "umask": 0o022 },
             "args": arguments,
             "env": environment(spec, user),
@@ -81,7 +82,12 @@ pub(super) fn config(spec: &ExecSpec, user: &User, terminal: bool) -> Result<Val
             "readonlyPaths": READ_ONLY,
             "seccomp": no_block_devices(),
         },
-    }))
+    });
+    // Later changes of the size are passed on by crun; the first size is not.
+    if let Some(Winsize { ws_row, ws_col, .. }) = terminal {
+        config["process"]["consoleSize"] = json!({ "height": ws_row, "width": ws_col });
+    }
+    Ok(config)
 }
 
 /// JSON holds text only: other bytes would reach the program changed.
@@ -172,8 +178,10 @@ mod tests {
 
     #[test]
     fn bundle_says_what_was_asked_for() {
-        let config = config(&spec(), &user(), true).expect("legal");
+        let size = Winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 };
+        let config = config(&spec(), &user(), Some(size)).expect("legal");
         assert_eq!(config["process"]["args"], json!(["ls", "-l"]));
+        assert_eq!(config["process"]["consoleSize"]["width"], 77);
         assert_eq!(config["process"]["cwd"], "/srv");
         assert_eq!(config["process"]["user"]["additionalGids"], json!([4]));
         assert_eq!(config["root"]["path"], "/mnt/web");
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn network_is_shared_unless_refused() {
         let kinds =
-            |spec: &ExecSpec| config(spec, &user(), false).expect("legal")["linux"]["namespaces"].to_string();
+            |spec: &ExecSpec| config(spec, &user(), None).expect("legal")["linux"]["namespaces"].to_string();
         assert!(!kinds(&spec()).contains("network"));
         assert!(kinds(&ExecSpec { network: Network::None, ..spec() }).contains("network"));
     }
@@ -206,6 +214,6 @@ mod tests {
     #[test]
     fn bytes_that_json_cannot_hold_are_refused() {
         let word = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
-        assert!(config(&ExecSpec { command: vec![word], ..spec() }, &user(), false).is_err());
+        assert!(config(&ExecSpec { command: vec![word], ..spec() }, &user(), None).is_err());
     }
 }

@@ -19,6 +19,7 @@ use std::str::FromStr;
 
 use rustix::fs::FileType;
 use rustix::process::Signal;
+use rustix::termios::Winsize;
 use tempfile::TempDir;
 
 use crate::error::{Exit, Failure, Result};
@@ -94,7 +95,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(spec: &ExecSpec, terminal: bool, quiet: bool) -> Result<Prepared> {
+    fn new(spec: &ExecSpec, terminal: Option<Winsize>, quiet: bool) -> Result<Prepared> {
         if !rustix::process::geteuid().is_root() {
             return Err(Failure::new(Exit::ExecFailed, "cannot run a program in a VE: only root can")
                 .with_hint("run this with sudo"));
@@ -295,7 +296,10 @@ fn crun_failure(message: &str) -> Failure {
 
 /// Runs a program with the caller's stdin, stdout and stderr, and returns its exit code.
 pub(crate) fn run_interactive(spec: &ExecSpec, quiet: bool) -> Result<u8> {
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    // Only when both are: a pseudo-terminal would change the line ends of what is written to a file or a pipe.
+    let both = io::stdin().is_terminal() && io::stdout().is_terminal();
+    let terminal = both.then(|| rustix::termios::tcgetwinsize(io::stdin())).transpose();
+    let terminal = terminal.map_err(|e| Failure::io("cannot ask for the terminal's size", &e.into()))?;
     let prepared = Prepared::new(spec, terminal, quiet)?;
     let command = prepared.command();
     prepared.run(command, false)
@@ -303,7 +307,7 @@ pub(crate) fn run_interactive(spec: &ExecSpec, quiet: bool) -> Result<u8> {
 
 /// Runs a program without input; what it prints goes to stderr, or with `quiet` nowhere unless it fails.
 pub(crate) fn run_step(spec: &ExecSpec, what: &str, quiet: bool) -> Result<()> {
-    let prepared = Prepared::new(spec, false, true)?;
+    let prepared = Prepared::new(spec, None, true)?;
     let mut command = prepared.command();
     let printed = capture(&mut command, quiet)?;
     let code = prepared.run(command, true);
