@@ -149,7 +149,9 @@ impl<'a> Site<'a> {
             return Ok(Borrowed { root: &self.root, path: None });
         }
         self.root.write(Path::new(path), content, mode, (0, 0))?;
-        Ok(Borrowed { root: &self.root, path: Some(path) })
+        // The definition's own file takes the place later, and stays.
+        let defined = self.definition.files.iter().any(|file| file.path == Path::new(path));
+        Ok(Borrowed { root: &self.root, path: (!defined).then_some(path) })
     }
 
     /// Keeps services from starting while programs run inside.
