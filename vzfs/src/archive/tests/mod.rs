@@ -1,5 +1,9 @@
+//! Tests of imports and exports, with what they share.
+#![allow(clippy::panic)] // Here a panic is a failed test.
+
 mod folder;
 mod hostile;
+mod images;
 mod round_trip;
 
 use std::io::Read;
