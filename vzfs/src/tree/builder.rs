@@ -116,9 +116,8 @@ enum Marks {
 }
 
 impl TreeBuilder {
-    /// A tree that has only its root directory.
+    /// A tree that has only its root, which must be a directory; [`TreeBuilder::finish`] refuses others.
     pub fn new(root: Meta) -> TreeBuilder {
-        debug_assert_eq!(root.kind, FileKind::Dir);
         let node = Node { meta: root, content: Content::None, opaque: false, children: BTreeMap::new() };
         TreeBuilder { nodes: vec![node] }
     }

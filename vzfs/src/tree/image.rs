@@ -53,7 +53,11 @@ impl<'b> Survey<'b> {
             names: Vec::new(),
             dirs: vec![builder.root()],
         };
-        check(builder.node(builder.root()), b"")?;
+        let root = builder.node(builder.root());
+        check(root, b"")?;
+        if root.meta.kind != FileKind::Dir {
+            return Err(TreeError::unfit(b"", "the root is not a directory"));
+        }
         survey.inos[builder.root().position()] = Some(Ino::ROOT);
         survey.nlinks[builder.root().position()] = 2;
         let mut numbering = Numbering::new();

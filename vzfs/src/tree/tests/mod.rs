@@ -190,6 +190,7 @@ fn what_no_filesystem_holds_is_refused() {
     assert!(refused((file("").0, Content::None)));
     assert!(refused((dir().0, file("").1)));
     assert!(refused((Meta::new(FileKind::Fifo, 0o10000), Content::None)));
+    assert!(TreeBuilder::new(Meta::new(FileKind::Fifo, 0o600)).finish().is_err());
     let long = BTreeMap::from([(b"user.x"[..].into(), vec![0; 65537].into())]);
     assert!(refused((Meta { xattrs: long, ..Meta::new(FileKind::Fifo, 0o600) }, Content::None)));
 
@@ -202,6 +203,23 @@ fn what_no_filesystem_holds_is_refused() {
         parent = add(&mut b, parent, &"d".repeat(255), dir());
     }
     assert!(matches!(b.finish(), Err(TreeError::Unfit { why, .. }) if why.contains("4095")));
+}
+
+#[test]
+fn one_blob_has_one_size() {
+    let mut b = new();
+    let (meta, content) = file("abc");
+    add(&mut b, ROOT, "a", (meta.clone(), content));
+    let digest = Digest::of(b"abc");
+    add(&mut b, ROOT, "b", (meta, Content::Blob { digest, size: 4, allocated_bytes: 4096 }));
+    assert!(matches!(b.finish(), Err(TreeError::BlobConflict { name, .. }) if name == "b"));
+}
+
+#[test]
+fn trees_are_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Tree>();
+    shared::<TreeStore>();
 }
 
 #[test]
