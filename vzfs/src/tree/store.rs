@@ -19,12 +19,15 @@ const STAGING_PREFIX: &str = ".tmp-";
 
 /// The folder of trees: one read-only file for each, named by its digest.
 ///
-/// A file appears under its name whole and durable or not at all: it is written and synced under a staging name, renamed, and
-/// the folder synced. A crash leaves at most a staging file, which the next [`TreeStore::at`] removes; only one process uses a store.
+/// A file appears under its name whole and durable or not at all: it is written and synced under a staging
+/// name, renamed, and the folder synced. A crash leaves at most a staging file, which the next
+/// [`TreeStore::at`] removes; only one process uses a store.
+#[derive(Debug)]
 pub struct TreeStore {
     dir: PathBuf,
     staged: AtomicU64,
-    /// Trees in use, so that all volumes on one base share one mapping. Locked for a look-up or an open, never while hashing.
+    /// Trees in use, so that all volumes on one base share one mapping. Locked for a look-up or an open,
+    /// never while hashing.
     open: Mutex<HashMap<Digest, Weak<Tree>>>,
 }
 
@@ -52,23 +55,25 @@ impl TreeStore {
         Ok(store)
     }
 
-    /// Stores a tree; it is durable on return. Storing it again changes nothing.
+    /// Stores a tree; it is durable on return. Storing it again changes nothing, except that a damaged copy
+    /// is replaced.
     ///
     /// # Errors
-    /// [`TreeError::Damaged`], [`TreeError::WrongDigest`] for an image that is not a valid tree or not the one it says;
-    /// nothing is stored then. [`TreeError::Io`].
+    /// [`TreeError::Damaged`], [`TreeError::WrongDigest`] for an image that is not a valid tree or not the
+    /// one it says; nothing is stored then. [`TreeError::Io`].
     pub fn put(&self, image: &TreeImage) -> Result<(), TreeError> {
         let path = self.path(&image.digest);
-        if !path.exists() {
+        let stored = File::open(&path);
+        let flags = if stored.is_ok() { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let intact = stored.and_then(|file| sys::map_file(&file)).is_ok_and(|bytes| *bytes == *image.bytes);
+        if !intact {
             let staged = self.stage(&image.bytes)?;
             // What is checked is what will be published, as the kernel gives it back.
-            map(image.digest, staged.path())?.validate()?;
-            match renameat_with(CWD, staged.path(), CWD, &path, RenameFlags::NOREPLACE) {
-                Ok(()) => staged.forget(),
-                // Someone else has stored the same bytes meanwhile.
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(TreeError::io("publish", path, error)),
-            }
+            map(image.digest, &staged.path)?.validate()?;
+            staged.publish(&path, flags)?;
+            // Volumes that show the damaged copy keep it; whoever opens the tree from now on gets the new
+            // one.
+            self.open.lock().remove(&image.digest);
         }
         // Also when the file was there: whoever renamed it may not have come this far.
         self.sync_dir()
@@ -100,7 +105,8 @@ impl TreeStore {
         Ok(digests)
     }
 
-    /// Removes a tree; durable on return. Volumes that have it open keep it. Removing it again changes nothing.
+    /// Removes a tree; durable on return. Volumes that have it open keep it. Removing it again changes
+    /// nothing.
     ///
     /// # Errors
     /// [`TreeError::Io`].
@@ -127,7 +133,7 @@ impl TreeStore {
         let path = self.dir.join(format!("{STAGING_PREFIX}{number}"));
         let failed = |error| TreeError::io("write", &path, error);
         let mut file = File::create_new(&path).map_err(failed)?;
-        let staged = Staged { path: Some(path.clone()) };
+        let staged = Staged { path: path.clone(), published: false };
         file.write_all(bytes).map_err(failed)?;
         file.set_permissions(fs::Permissions::from_mode(READ_ONLY)).map_err(failed)?;
         // Before the rename, or a crash could leave the published name with nothing behind it.
@@ -160,26 +166,29 @@ fn map(digest: Digest, path: &Path) -> Result<Tree, TreeError> {
     Tree::from_map(digest, map)
 }
 
-/// A file under its staging name, removed unless it was published.
+/// A file under its staging name, removed unless it is published.
 struct Staged {
-    path: Option<PathBuf>,
+    path: PathBuf,
+    published: bool,
 }
 
 impl Staged {
-    fn path(&self) -> &Path {
-        self.path.as_deref().unwrap_or(Path::new(""))
-    }
-
-    fn forget(mut self) {
-        self.path = None;
+    fn publish(mut self, path: &Path, flags: RenameFlags) -> Result<(), TreeError> {
+        match renameat_with(CWD, &self.path, CWD, path, flags) {
+            Ok(()) => self.published = true,
+            // Another thread has stored the same bytes meanwhile, and ours are not needed.
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(TreeError::io("publish", path, error)),
+        }
+        Ok(())
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
+        if !self.published {
             // What cannot be removed now is removed when the store is opened next.
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(&self.path);
         }
     }
 }

@@ -1,4 +1,7 @@
-//! Tests of the whole module: builder, image, reader, validator, store.
+//! Tests of the whole module: builder, image, reader, validator, comparison, store.
+
+mod damage;
+mod random;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +39,14 @@ fn new() -> TreeBuilder {
 
 fn add(builder: &mut TreeBuilder, parent: NodeId, text: &str, (meta, content): (Meta, Content)) -> NodeId {
     builder.insert(parent, name(text), meta, content).expect("fits")
+}
+
+/// The inode that has a name which is known to be there.
+fn child(builder: &TreeBuilder, parent: NodeId, text: &str) -> NodeId {
+    match builder.get(parent, name(text)) {
+        Some(Entry::Node(node)) => node,
+        _ => unreachable!("{text} is there"),
+    }
 }
 
 fn finish(builder: TreeBuilder) -> Tree {
@@ -179,6 +190,7 @@ fn what_no_filesystem_holds_is_refused() {
     assert!(refused((file("").0, Content::None)));
     assert!(refused((dir().0, file("").1)));
     assert!(refused((Meta::new(FileKind::Fifo, 0o10000), Content::None)));
+    assert!(TreeBuilder::new(Meta::new(FileKind::Fifo, 0o600)).finish().is_err());
     let long = BTreeMap::from([(b"user.x"[..].into(), vec![0; 65537].into())]);
     assert!(refused((Meta { xattrs: long, ..Meta::new(FileKind::Fifo, 0o600) }, Content::None)));
 
@@ -194,9 +206,119 @@ fn what_no_filesystem_holds_is_refused() {
 }
 
 #[test]
+fn one_blob_has_one_size() {
+    let mut b = new();
+    let (meta, content) = file("abc");
+    add(&mut b, ROOT, "a", (meta.clone(), content));
+    let digest = Digest::of(b"abc");
+    add(&mut b, ROOT, "b", (meta, Content::Blob { digest, size: 4, allocated_bytes: 4096 }));
+    assert!(matches!(b.finish(), Err(TreeError::BlobConflict { name, .. }) if name == "b"));
+}
+
+#[test]
+fn trees_are_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Tree>();
+    shared::<TreeStore>();
+}
+
+#[test]
 fn a_newer_format_has_its_own_error() {
     let mut bytes = sample().finish().expect("fit").bytes;
     bytes[8] = 2;
     let error = Tree::from_bytes(bytes).expect_err("too new");
     assert!(matches!(error, TreeError::NewerFormat { found: 2, supported: FORMAT_VERSION, .. }));
+}
+
+#[test]
+fn comparison_names_what_differs() {
+    let old = finish(sample());
+    let mut b = TreeBuilder::from_tree(&old).expect("sound");
+    let etc = child(&b, ROOT, "etc");
+    let tty = child(&b, etc, "tty");
+    b.meta_mut(tty).uid = 1;
+    b.meta_mut(tty).xattrs.insert(b"user.x"[..].into(), b"y"[..].into());
+    add(&mut b, ROOT, "bin", dir());
+    add(&mut b, ROOT, "bin.old", symlink("usr/bin"));
+    b.remove(ROOT, name("a"));
+    let (meta, content) = file("12345");
+    b.insert(etc, name("empty"), meta, content).expect("fits");
+    let new = finish(b);
+    let summary: Vec<_> = diff(&old, &new)
+        .into_iter()
+        .map(|c| {
+            (
+                String::from_utf8(c.path).expect("UTF-8"),
+                c.kind,
+                c.aspects,
+                c.old.map(|s| s.size),
+                c.new.map(|s| s.size),
+            )
+        })
+        .collect();
+    let expected = [
+        ("a", ChangeKind::Deleted, vec![], Some(4), None),
+        ("bin", ChangeKind::Changed, vec![Aspect::Type], Some(7), Some(0)),
+        ("bin.old", ChangeKind::Added, vec![], None, Some(7)),
+        ("etc/empty", ChangeKind::Changed, vec![Aspect::Content], Some(0), Some(5)),
+        ("etc/tty", ChangeKind::Changed, vec![Aspect::Owner, Aspect::Xattrs], Some(0), Some(0)),
+    ];
+    assert_eq!(
+        summary,
+        expected.map(|(path, kind, aspects, old, new)| (path.to_owned(), kind, aspects, old, new))
+    );
+    assert!(diff(&old, &old).is_empty());
+}
+
+#[test]
+fn comparison_follows_the_walk_and_not_the_bytes_of_paths() {
+    // '!' and '.' sort before '/', so byte order of paths is not the order of the walk.
+    let mut b = new();
+    let d = add(&mut b, ROOT, "d", dir());
+    add(&mut b, d, "x", file("1"));
+    add(&mut b, ROOT, "d.x", file("2"));
+    let old = finish(b);
+    let mut b = TreeBuilder::from_tree(&old).expect("sound");
+    let d = child(&b, ROOT, "d");
+    b.remove(d, name("x"));
+    let changes = diff(&old, &finish(b));
+    assert_eq!(changes.len(), 1);
+    assert_eq!((changes[0].path.as_slice(), changes[0].kind), (&b"d/x"[..], ChangeKind::Deleted));
+}
+
+#[test]
+fn stored_trees_are_shared_and_survive_removal_while_in_use() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().join("trees");
+    TreeStore::create(&dir).expect("a new folder");
+    std::fs::write(dir.join(".tmp-7"), b"left by a crash").expect("written");
+    let store = TreeStore::at(&dir).expect("opens");
+    assert!(!dir.join(".tmp-7").exists());
+
+    let image = sample().finish().expect("fit");
+    assert!(matches!(store.open(&image.digest), Err(TreeError::Missing(_))));
+    store.put(&image).expect("stored");
+    store.put(&image).expect("stored again");
+    assert_eq!(store.list().expect("listed"), [image.digest]);
+    let tree = store.open(&image.digest).expect("opens");
+    assert!(std::sync::Arc::ptr_eq(&tree, &store.open(&image.digest).expect("opens")));
+    tree.validate().expect("valid");
+    store.remove(&image.digest).expect("removed");
+    store.remove(&image.digest).expect("removing twice is nothing");
+    assert!(tree.resolve(b"etc/passwd").is_some());
+    assert!(matches!(store.open(&image.digest), Err(TreeError::Missing(_))));
+}
+
+/// The bytes of a small tree, once and for all: a change here is a change of the format, and needs a new
+/// version number.
+#[test]
+fn the_format_is_frozen() {
+    let mut b = sample();
+    b.whiteout(ROOT, name("gone")).expect("a directory");
+    let opaque = add(&mut b, ROOT, "opaque", dir());
+    b.set_opaque(opaque, true);
+    assert_eq!(
+        b.finish().expect("fit").digest.to_hex(),
+        "e62e670543f00c2adb9d28c3a959a3d838406b5565fe943f1e7e7189e998b157"
+    );
 }
