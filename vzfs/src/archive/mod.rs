@@ -8,6 +8,7 @@
 //! Kept exactly: names of any bytes, types, owners, modes, modification times with nanoseconds, hard links, devices, holes, and extended
 //! attributes (which POSIX ACLs and file capabilities are).
 
+mod acl_text;
 mod compress;
 mod dir;
 mod error;

@@ -2,10 +2,10 @@
 
 use std::io::{self, Read};
 
-use super::Xattrs;
 use super::error::Reason;
 use super::pax::{Records, header_number, parse_time};
 use super::sparse::{self, MapLines, PaxSparse, Segment, SparseMap};
+use super::{Xattrs, acl_text};
 use crate::types::{FileKind, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Timestamp};
 
 /// Everything in a tar is a multiple of this long.
@@ -282,6 +282,14 @@ fn xattrs(records: &Records) -> Result<Xattrs, Reason> {
             return Err(Reason::Xattr(super::error::printable(&name)));
         }
         xattrs.insert(name.into_boxed_slice(), value.into());
+    }
+    for (keyword, name) in acl_text::KEYWORDS {
+        // The attribute itself says the same, and more exactly.
+        if let Some(text) = records.get(keyword).filter(|_| !xattrs.contains_key(name))
+            && let Some(value) = acl_text::to_xattr(name, text)?
+        {
+            xattrs.insert(name.into(), value.into_boxed_slice());
+        }
     }
     Ok(xattrs)
 }
