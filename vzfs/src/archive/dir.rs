@@ -8,7 +8,7 @@
 //! Mounts below the folder are not entered: a mounted-on directory is imported empty, a mounted-on file as an empty
 //! one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,6 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::Xattrs;
 use super::error::{ArchiveError, Reason, printable};
 use super::limits::{Budget, Exclude, Limits, MAX_PATH_BYTES, Progress};
 use crate::blobs::Batch;
@@ -31,7 +32,6 @@ use crate::types::{FileKind, MAX_XATTR_VALUE_BYTES, NameRef, Timestamp};
 const JOB_ENTRIES: usize = 64;
 const MAX_WORKERS: usize = 8;
 
-type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 /// A number of the walk for a directory, before it has a node.
 type DirNumber = usize;
 /// What hard links of one inode share.

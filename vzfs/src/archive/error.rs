@@ -144,10 +144,10 @@ pub enum Reason {
     },
     /// The content could not be stored.
     #[error(transparent)]
-    Blob(BlobError),
+    Blob(Box<BlobError>),
     /// The tree refused the entry.
     #[error(transparent)]
-    Tree(#[from] TreeError),
+    Tree(Box<TreeError>),
 }
 
 impl Reason {
@@ -186,8 +186,14 @@ impl From<BlobError> for Reason {
     fn from(error: BlobError) -> Reason {
         match error {
             BlobError::Content(source) => source.into(),
-            error => Reason::Blob(error),
+            error => Reason::Blob(Box::new(error)),
         }
+    }
+}
+
+impl From<TreeError> for Reason {
+    fn from(error: TreeError) -> Reason {
+        Reason::Tree(Box::new(error))
     }
 }
 

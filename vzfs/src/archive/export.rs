@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::error::{ArchiveError, printable};
 use super::pax::{Records, format_time};
 use super::sparse::{Segment, encode_map};
-use super::tar::{BLOCK_BYTES, LAYER_KEYWORD, XATTR_KEYWORD};
+use super::tar::{BLOCK_BYTES, LAYER_KEYWORD, encode_xattr_name};
 use crate::blobs::{BlobError, BlobStore};
 use crate::tree::{ContentRef, NodeView, Tree, WalkEntry};
 use crate::types::{Attr, Digest, FileKind, Ino, Timestamp};
@@ -22,6 +22,9 @@ const SPARSE_WORTH_BYTES: u64 = 64 << 10;
 const RECORD_BYTES: u64 = 20 * BLOCK_BYTES as u64;
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// Name and value of an extended attribute.
+pub type Xattr<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// One entry of a tar that is being written.
 pub struct TarEntry<'a> {
     /// From the root, without leading slash; empty for the root itself.
@@ -30,8 +33,8 @@ pub struct TarEntry<'a> {
     pub attr: &'a Attr,
     /// The target of a symbolic link; empty for what is none.
     pub symlink: &'a [u8],
-    /// Names and values.
-    pub xattrs: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    /// The extended attributes.
+    pub xattrs: Vec<Xattr<'a>>,
     /// For the second and further names of an inode: the path that it had first. The rest is then not used.
     pub hard_link: Option<&'a [u8]>,
     /// Opens the content of a regular file, `attr.size` bytes from the start of the file that it gives. `None` is good for
@@ -89,7 +92,7 @@ impl<W: Write> TarWriter<W> {
         };
         let mut records = Records::default();
         for (name, value) in &entry.xattrs {
-            records.push(&[XATTR_KEYWORD.as_bytes(), name].concat(), value);
+            records.push(&encode_xattr_name(name), value);
         }
         if let Some(mark) = entry.layer_mark {
             records.push(LAYER_KEYWORD.as_bytes(), mark.as_bytes());

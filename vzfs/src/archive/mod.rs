@@ -8,11 +8,13 @@
 //! Kept exactly: names of any bytes, types, owners, modes, modification times with nanoseconds, hard links, devices, holes, and extended
 //! attributes (which POSIX ACLs and file capabilities are).
 
+mod acl_text;
 mod compress;
 mod dir;
 mod error;
 mod export;
 mod limits;
+mod oci;
 mod pax;
 mod plant;
 mod sparse;
@@ -21,6 +23,7 @@ mod tar;
 mod tests;
 mod unpack;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +31,7 @@ use crate::blobs::{Batch, Stored};
 use crate::tree::{Content, TreeBuilder};
 
 pub use error::{ArchiveError, Reason};
-pub use export::{TarEntry, TarSource, TemplateSource, export_tar};
+pub use export::{TarEntry, TarSource, TemplateSource, Xattr, export_tar};
 pub use limits::{Exclude, Limits, MAX_PATH_BYTES, Progress};
 
 /// Where a tree comes from.
@@ -95,9 +98,12 @@ pub fn import_excluding(
     match source {
         Source::Dir(path) => dir::import(path, batch, limits, exclude, progress),
         Source::Tar(path) => unpack::import(path, batch, limits, exclude, progress),
-        Source::OciLayout(path) => unpack::import(path, batch, limits, exclude, progress),
+        Source::OciLayout(path) => oci::import(path, batch, limits, exclude, progress),
     }
 }
+
+/// Extended attributes by name.
+type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
 
 fn blob(stored: &Stored) -> Content {
     Content::Blob { digest: stored.digest, size: stored.size, allocated_bytes: stored.allocated_bytes }

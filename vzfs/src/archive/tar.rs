@@ -1,11 +1,11 @@
 //! A streaming reader of tar: POSIX ustar and PAX, GNU long names and sparse files, and the V7 format before them.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use super::error::Reason;
 use super::pax::{Records, header_number, parse_time};
 use super::sparse::{self, MapLines, PaxSparse, Segment, SparseMap};
+use super::{Xattrs, acl_text};
 use crate::types::{FileKind, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Timestamp};
 
 /// Everything in a tar is a multiple of this long.
@@ -14,7 +14,7 @@ pub(super) const BLOCK_BYTES: usize = 512;
 /// can store, and a bound on the memory an archive can take.
 const MAX_EXTENSION_BYTES: u64 = 16 << 20;
 /// Prefix of the PAX keywords that carry extended attributes.
-pub(super) const XATTR_KEYWORD: &str = "SCHILY.xattr.";
+const XATTR_KEYWORD: &str = "SCHILY.xattr.";
 /// PAX keyword of this program: marks the entries that stand for whiteouts and opaque directories of a layer.
 pub(super) const LAYER_KEYWORD: &str = "VZFS.layer";
 
@@ -43,7 +43,7 @@ pub(super) struct Member {
     /// Bytes of content, holes included.
     pub(super) size: u64,
     pub(super) sparse: Option<SparseMap>,
-    pub(super) xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    pub(super) xattrs: Xattrs,
     /// Value of [`LAYER_KEYWORD`].
     pub(super) layer_mark: Option<Vec<u8>>,
 }
@@ -270,19 +270,55 @@ fn owner(what: &'static str, given: Option<u64>, field: &[u8]) -> Result<u32, Re
     u32::try_from(value).ok().filter(|value| *value != u32::MAX).ok_or(Reason::Range { what, value })
 }
 
-fn xattrs(records: &Records) -> Result<BTreeMap<Box<[u8]>, Box<[u8]>>, Reason> {
-    let mut xattrs = BTreeMap::new();
+fn xattrs(records: &Records) -> Result<Xattrs, Reason> {
+    let mut xattrs = Xattrs::new();
     for (keyword, value) in records.iter() {
         let Some(name) = keyword.strip_prefix(XATTR_KEYWORD.as_bytes()) else { continue };
-        if !super::is_kept_xattr(name) {
+        let name = decode_xattr_name(name);
+        if !super::is_kept_xattr(&name) {
             continue;
         }
         if name.len() > MAX_XATTR_NAME_BYTES || value.len() > MAX_XATTR_VALUE_BYTES || name.contains(&0) {
-            return Err(Reason::Xattr(super::error::printable(name)));
+            return Err(Reason::Xattr(super::error::printable(&name)));
         }
-        xattrs.insert(name.into(), value.into());
+        xattrs.insert(name.into_boxed_slice(), value.into());
+    }
+    for (keyword, name) in acl_text::KEYWORDS {
+        // The attribute itself says the same, and more exactly.
+        if let Some(text) = records.get(keyword).filter(|_| !xattrs.contains_key(name))
+            && let Some(value) = acl_text::to_xattr(name, text)?
+        {
+            xattrs.insert(name.into(), value.into_boxed_slice());
+        }
     }
     Ok(xattrs)
+}
+
+/// A PAX keyword ends at its first `=`, so GNU tar writes `%3D` for one in an attribute's name, and `%25` for `%`.
+pub(super) fn encode_xattr_name(name: &[u8]) -> Vec<u8> {
+    let mut encoded = XATTR_KEYWORD.as_bytes().to_vec();
+    for byte in name {
+        match byte {
+            b'=' => encoded.extend_from_slice(b"%3D"),
+            b'%' => encoded.extend_from_slice(b"%25"),
+            byte => encoded.push(*byte),
+        }
+    }
+    encoded
+}
+
+fn decode_xattr_name(mut encoded: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(encoded.len());
+    while let [first, rest @ ..] = encoded {
+        let (byte, rest) = match encoded {
+            [b'%', b'3', b'D', rest @ ..] => (b'=', rest),
+            [b'%', b'2', b'5', rest @ ..] => (b'%', rest),
+            _ => (*first, rest),
+        };
+        name.push(byte);
+        encoded = rest;
+    }
+    name
 }
 
 /// Whether a block is a plausible header or an end marker.

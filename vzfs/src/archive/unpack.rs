@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::compress::decompressed;
+use super::compress::with_decompressed;
 use super::error::{ArchiveError, Reason, printable};
 use super::limits::{Budget, Exclude, Limits, Progress};
 use super::plant::{Plant, components, join};
@@ -67,12 +67,23 @@ impl Unpacking<'_, '_> {
     pub(super) fn unpack(
         &self,
         archive: &Path,
-        input: impl Read,
+        input: impl Read + Send,
         dialect: Dialect,
         plant: &mut Plant,
     ) -> Result<(), ArchiveError> {
         let whole = |reason| ArchiveError::Archive { archive: archive.to_owned(), reason };
-        let input = decompressed(input, self.budget.limits().max_ratio).map_err(whole)?;
+        let max_ratio = self.budget.limits().max_ratio;
+        with_decompressed(input, max_ratio, |input| self.unpack_plain(archive, input, dialect, plant))
+            .map_err(whole)?
+    }
+
+    fn unpack_plain(
+        &self,
+        archive: &Path,
+        input: &mut dyn Read,
+        dialect: Dialect,
+        plant: &mut Plant,
+    ) -> Result<(), ArchiveError> {
         let mut tar = TarReader::new(input);
         let mut left_out = HashSet::new();
         loop {
@@ -89,7 +100,7 @@ impl Unpacking<'_, '_> {
                 });
             }
         }
-        tar.finish().map_err(whole)
+        tar.finish().map_err(|reason| ArchiveError::Archive { archive: archive.to_owned(), reason })
     }
 
     fn take<R: Read>(

@@ -94,11 +94,13 @@ pub(super) struct Node {
 
 /// A tree being put together in memory.
 ///
-/// Inodes live in an arena and are never freed before the end; the tree that [`TreeBuilder::finish`] writes is what can be
-/// reached from the root then. Removing is therefore taking a name away, with no counting of links.
+/// Inodes live in an arena and are never freed before the end; the tree that [`TreeBuilder::finish`] writes
+/// is what can be reached from the root then. Removing is therefore taking a name away, with no counting of
+/// links.
 ///
 /// # Panics
-/// Every method panics when given a [`NodeId`] of another builder, a mistake of the program and not of its data.
+/// Every method panics when given a [`NodeId`] of another builder, a mistake of the program and not of its
+/// data.
 #[derive(Debug)]
 pub struct TreeBuilder {
     pub(super) nodes: Vec<Node>,
@@ -114,14 +116,14 @@ enum Marks {
 }
 
 impl TreeBuilder {
-    /// A tree that has only its root directory.
+    /// A tree that has only its root, which must be a directory; [`TreeBuilder::finish`] refuses others.
     pub fn new(root: Meta) -> TreeBuilder {
-        debug_assert_eq!(root.kind, FileKind::Dir);
         let node = Node { meta: root, content: Content::None, opaque: false, children: BTreeMap::new() };
         TreeBuilder { nodes: vec![node] }
     }
 
-    /// A copy of a finished tree, to be changed. Hard links stay hard links, whiteouts and opaque directories stay.
+    /// A copy of a finished tree, to be changed. Hard links stay hard links, whiteouts and opaque directories
+    /// stay.
     ///
     /// # Errors
     /// [`TreeError::Damaged`].
@@ -168,8 +170,9 @@ impl TreeBuilder {
 
     /// Adds a new inode under a name, in place of whatever had the name.
     ///
-    /// A directory put where a directory is merges with it: it keeps the children and the inode and takes the new attributes. A
-    /// directory put where a whiteout is becomes opaque, so that what was hidden stays hidden.
+    /// A directory put where a directory is merges with it: it keeps the children and the inode and takes the
+    /// new attributes. A directory put where a whiteout is becomes opaque, so that what was hidden stays
+    /// hidden.
     ///
     /// # Errors
     /// [`TreeError::NotADirectory`], [`TreeError::TooLarge`].
@@ -234,8 +237,8 @@ impl TreeBuilder {
         self.node(dir).opaque
     }
 
-    /// Puts a layer on top of this tree: its inodes replace or join what is there, its whiteouts and opaque directories
-    /// take effect and then disappear. The root takes the layer's attributes.
+    /// Puts a layer on top of this tree: its inodes replace or join what is there, its whiteouts and opaque
+    /// directories take effect and then disappear. The root takes the layer's attributes.
     ///
     /// # Errors
     /// [`TreeError::Damaged`], [`TreeError::TooLarge`]. The builder is then half merged and good for nothing.
@@ -246,7 +249,8 @@ impl TreeBuilder {
     /// Writes the tree out.
     ///
     /// # Errors
-    /// [`TreeError::Unfit`] for an inode that no filesystem could hold, [`TreeError::BlobConflict`], [`TreeError::TooLarge`].
+    /// [`TreeError::Unfit`] for an inode that no filesystem could hold, [`TreeError::BlobConflict`],
+    /// [`TreeError::TooLarge`].
     pub fn finish(self) -> Result<TreeImage, TreeError> {
         TreeImage::of(&self)
     }

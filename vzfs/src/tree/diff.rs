@@ -98,8 +98,8 @@ impl Side {
     }
 }
 
-/// Every path at which the trees differ, parents first, children by name bytes. Whether two paths are hard links of each other is
-/// not compared.
+/// Every path at which the trees differ, parents first, children by name bytes. Whether two paths are hard
+/// links of each other is not compared.
 pub fn diff(a: &Tree, b: &Tree) -> Vec<Change> {
     if a.digest() == b.digest() {
         return Vec::new();

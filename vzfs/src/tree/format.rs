@@ -1,5 +1,5 @@
-//! The records of a tree file and where they lie. `doc/FORMAT.md` has the format and its reasons; this file is its
-//! transcription, and holds no logic beyond arithmetic on positions.
+//! The records of a tree file and where they lie. `doc/FORMAT.md` has the format and its reasons; this file
+//! is its transcription, and holds no logic beyond arithmetic on positions.
 //!
 //! All fields are little-endian and unaligned, so a record can be read in place from any byte of a mapping.
 
@@ -8,7 +8,7 @@ use std::ops::Range;
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::types::{Digest, Ino};
+use crate::types::{Digest, Ino, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
 
 use super::TreeError;
 
@@ -54,7 +54,8 @@ pub(super) struct Header {
     pub(super) whiteouts: U32,
     pub(super) logical_bytes: U64,
     pub(super) file_bytes: U64,
-    pub(super) reserved: [u8; 48],
+    pub(super) opaques: U32,
+    pub(super) reserved: [u8; 44],
 }
 
 /// One inode. The table is ordered by `ino`.
@@ -69,7 +70,8 @@ pub(super) struct InodeRecord {
     pub(super) rdev: U32,
     /// As `stat` gives it: the number of names, for a directory 2 + subdirectories.
     pub(super) nlink: U32,
-    /// The entry that names the inode; with several names, the first of its `nlink` places in the link table; [`NONE`] for the root.
+    /// The entry that names the inode; with several names, the first of its `nlink` places in the link table;
+    /// [`NONE`] for the root.
     pub(super) name: U32,
     /// Index of the set of extended attributes, or [`NONE`].
     pub(super) xattrs: U32,
@@ -87,7 +89,8 @@ pub(super) struct InodeRecord {
 #[repr(C)]
 pub(super) struct EntryRecord {
     pub(super) hash: U64,
-    /// The inode's number, 0 for a whiteout. Not an index, so that listing a directory does not touch the inode table.
+    /// The inode's number, 0 for a whiteout. Not an index, so that listing a directory does not touch the
+    /// inode table.
     pub(super) ino: U64,
     pub(super) name: U32,
     /// Index of the directory's inode record.
@@ -226,6 +229,18 @@ pub(super) fn build_index(inodes: &[InodeRecord]) -> Vec<U32> {
     }
     index.resize(index_len(total), U32::new(total));
     index
+}
+
+/// Whether Linux would take `target` for a symbolic link.
+pub(super) fn is_legal_target(target: &[u8]) -> bool {
+    (1..=MAX_SYMLINK_BYTES).contains(&target.len()) && !target.contains(&0)
+}
+
+/// Whether Linux would take an extended attribute.
+pub(super) fn is_legal_xattr(name: &[u8], value: &[u8]) -> bool {
+    (1..=MAX_XATTR_NAME_BYTES).contains(&name.len())
+        && !name.contains(&0)
+        && value.len() <= MAX_XATTR_VALUE_BYTES
 }
 
 #[cfg(test)]

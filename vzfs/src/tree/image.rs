@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use crate::types::{
-    Digest, FileKind, Ino, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, NameRef, Timestamp,
-};
+use crate::types::{Digest, FileKind, Ino, NameRef, Timestamp};
 
 use super::builder::Node;
 use super::format::{
     BlobRecord, EntryRecord, FLAG_OPAQUE, FORMAT_VERSION, Header, InodeRecord, KIND_WHITEOUT, Layout, MAGIC,
-    MAX_PATH_BYTES, NONE, XattrRecord, XattrSetRecord, build_index,
+    MAX_PATH_BYTES, NONE, XattrRecord, XattrSetRecord, build_index, is_legal_target, is_legal_xattr,
 };
 use super::number::Numbering;
 use super::order::{Step, in_path_order};
@@ -55,7 +53,11 @@ impl<'b> Survey<'b> {
             names: Vec::new(),
             dirs: vec![builder.root()],
         };
-        check(builder.node(builder.root()), b"")?;
+        let root = builder.node(builder.root());
+        check(root, b"")?;
+        if root.meta.kind != FileKind::Dir {
+            return Err(TreeError::unfit(b"", "the root is not a directory"));
+        }
         survey.inos[builder.root().position()] = Some(Ino::ROOT);
         survey.nlinks[builder.root().position()] = 2;
         let mut numbering = Numbering::new();
@@ -81,6 +83,7 @@ impl<'b> Survey<'b> {
                 survey.dirs.push(id);
                 survey.nlinks[dir.position()] += 1;
             }
+            // A directory has one name only, so this happens to it once.
             survey.nlinks[id.position()] += if is_dir { 2 } else { 1 };
             if survey.inos[id.position()].is_none() {
                 check(node, path)?;
@@ -94,8 +97,8 @@ impl<'b> Survey<'b> {
     }
 }
 
-/// Refuses what no filesystem could hold. Here and not when the inode is added, because attributes and content can be
-/// changed until the end, and because only now the whole path is known for the message.
+/// Refuses what no filesystem could hold. Here and not when the inode is added, because attributes and
+/// content can be changed until the end, and because only now the whole path is known for the message.
 fn check(node: &Node, path: &[u8]) -> Result<(), TreeError> {
     let unfit = |why| Err(TreeError::unfit(path, why));
     match (node.meta.kind, &node.content) {
@@ -103,13 +106,9 @@ fn check(node: &Node, path: &[u8]) -> Result<(), TreeError> {
             return unfit("its size does not fit 63 bits");
         }
         (FileKind::File, Content::Blob { .. }) => {}
-        (FileKind::Symlink, Content::Symlink(target)) => {
-            if target.is_empty() || target.len() > MAX_SYMLINK_BYTES {
-                return unfit("its target is not 1 to 4095 bytes long");
-            }
-            if target.contains(&0) {
-                return unfit("its target contains a NUL byte");
-            }
+        (FileKind::Symlink, Content::Symlink(target)) if is_legal_target(target) => {}
+        (FileKind::Symlink, Content::Symlink(_)) => {
+            return unfit("its target is not 1 to 4095 bytes without NUL");
         }
         (FileKind::File, _) => return unfit("a regular file without a blob"),
         (FileKind::Symlink, _) => return unfit("a symbolic link without a target"),
@@ -119,13 +118,8 @@ fn check(node: &Node, path: &[u8]) -> Result<(), TreeError> {
     if node.meta.perm > 0o7777 {
         return unfit("its permissions have bits beyond 07777");
     }
-    for (name, value) in &node.meta.xattrs {
-        if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || name.contains(&0) {
-            return unfit("an extended attribute has an illegal name");
-        }
-        if value.len() > MAX_XATTR_VALUE_BYTES {
-            return unfit("an extended attribute is longer than 65536 bytes");
-        }
+    if !node.meta.xattrs.iter().all(|(name, value)| is_legal_xattr(name, value)) {
+        return unfit("an extended attribute has an illegal name or more than 65536 bytes");
     }
     Ok(())
 }
@@ -331,6 +325,7 @@ impl Tables {
         let of_kind =
             |kind: FileKind| U32::new(self.inodes.iter().filter(|i| i.kind == kind as u8).count() as u32);
         let whiteouts = self.entries.iter().filter(|entry| entry.kind == KIND_WHITEOUT).count();
+        let opaques = self.inodes.iter().filter(|inode| inode.flags & FLAG_OPAQUE != 0).count();
         let mut header = Header {
             magic: MAGIC,
             version: FORMAT_VERSION.into(),
@@ -349,7 +344,8 @@ impl Tables {
             whiteouts: (whiteouts as u32).into(),
             logical_bytes: logical_bytes(&self.inodes, &self.blobs).into(),
             file_bytes: U64::ZERO,
-            reserved: [0; 48],
+            opaques: (opaques as u32).into(),
+            reserved: [0; 44],
         };
         let (_, file_bytes) = Layout::new(&header);
         header.file_bytes = file_bytes.into();

@@ -1,23 +1,26 @@
 //! Immutable memory-mapped trees: layers and bases.
 //!
-//! A tree is one file that holds the whole metadata of a filesystem: inodes, names, extended attributes, and for every
-//! regular file the digest of its blob. A **layer** may also hold whiteouts and opaque directories, which hide what
-//! lies below it; a **base** is layers merged, and holds neither. Both have the same format, `doc/FORMAT.md`.
+//! A tree is one file that holds the whole metadata of a filesystem: inodes, names, extended attributes, and
+//! for every regular file the digest of its blob. A **layer** may also hold whiteouts and opaque directories,
+//! which hide what lies below it; a **base** is layers merged, and holds neither. Both have the same format,
+//! `doc/FORMAT.md`.
 //!
 //! The invariants, as [`Tree::validate`] checks them and the tests cite them:
 //!
-//! 1. *Canonical*: equal trees are equal bytes, so that a tree's BLAKE3 digest is its identity. Every table has one
-//!    legal order, nothing is stored that nothing refers to, and no byte is left to chance.
+//! 1. *Canonical*: equal trees are equal bytes, so that a tree's BLAKE3 digest is its identity. Every table
+//!    has one legal order, nothing is stored that nothing refers to, and no byte is left to chance.
 //! 2. *Stable numbers*: an inode's number is a function of its smallest path and its content. The same file
 //!    has the same number in every tree in which it is unchanged (`number.rs`).
-//! 3. *Ordered entries*: the entries of a directory are contiguous and ordered by (hash57, name bytes), as the private
-//!    tables of a volume are, so that a merge of both is a directory listing with stateless offsets.
+//! 3. *Ordered entries*: the entries of a directory are contiguous and ordered by (hash57, name bytes), as
+//!    the private tables of a volume are, so that a merge of both is a directory listing with stateless
+//!    offsets.
 //! 4. *A tree*: every directory except the root has exactly one name, every inode is reached from the root.
-//! 5. *No trust needed*: no bytes whatever can make a reader panic or read out of bounds. A damaged record is absent.
+//! 5. *No trust needed*: no bytes whatever can make a reader panic or read out of bounds. A damaged record is
+//!    absent.
 //!
-//! Life of a tree: [`TreeBuilder`] (mutable, in memory) -> [`TreeBuilder::finish`] -> [`TreeImage`] (bytes) ->
-//! [`TreeStore::put`] (validated, durable) -> [`TreeStore::open`] -> [`Tree`] (mapped, shared). Validation happens once, on
-//! the way into the store; opening a stored tree reads its header only.
+//! Life of a tree: [`TreeBuilder`] (mutable, in memory) -> [`TreeBuilder::finish`] -> [`TreeImage`] (bytes)
+//! -> [`TreeStore::put`] (validated, durable) -> [`TreeStore::open`] -> [`Tree`] (mapped, shared). Validation
+//! happens once, on the way into the store; opening a stored tree reads its header only.
 //!
 //! Reading needs no lock, no heap and no system call. The only lock is the store's cache of open trees.
 

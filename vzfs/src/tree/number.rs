@@ -6,11 +6,12 @@ use crate::types::{Digest, FileKind, Ino};
 
 use super::ContentRef;
 
-/// Separates these hashes from every other use of BLAKE3 in the store. Part of the format: never to be changed.
+/// Separates these hashes from every other use of BLAKE3 in the store. Part of the format: never to be
+/// changed.
 const DOMAIN: &str = "vzfs tree inode number, version 1";
 
-/// Gives out the numbers of one tree. Inodes must be presented in the order of their smallest paths, because the order
-/// decides which of two inodes with one hash keeps it.
+/// Gives out the numbers of one tree. Inodes must be presented in the order of their smallest paths, because
+/// the order decides which of two inodes with one hash keeps it.
 pub(super) struct Numbering {
     hasher: blake3::Hasher,
     taken: HashSet<Ino>,
@@ -28,7 +29,8 @@ impl Numbering {
 
     /// The number of the inode whose smallest path is `path`.
     ///
-    /// With 2^52 numbers, a tree of a million inodes has a collision once in ten thousand trees. It then costs a hash.
+    /// With 2^52 numbers, a tree of a million inodes has a collision once in ten thousand trees. It then
+    /// costs a hash.
     pub(super) fn assign(&mut self, path: &[u8], kind: FileKind, rdev: u32, content: ContentRef<'_>) -> Ino {
         // A directory is its path: its entries change, and it stays the same directory.
         let rdev = rdev.to_le_bytes();

@@ -1,7 +1,7 @@
 //! Visits a tree in the order of whole paths, byte by byte, without ever holding more than one path.
 
-/// What [`in_path_order`] finds in a directory. A subdirectory is two steps, because other paths lie between its own and
-/// those below it: `a`, `a.txt`, `a/b`.
+/// What [`in_path_order`] finds in a directory. A subdirectory is two steps, because other paths lie between
+/// its own and those below it: `a`, `a.txt`, `a/b`.
 pub(super) enum Step<D, E> {
     /// A name.
     Name(E),

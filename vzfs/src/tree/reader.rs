@@ -19,8 +19,8 @@ enum Backing {
 
 /// An immutable tree of metadata, read in place. Shared by any number of threads and volumes.
 ///
-/// No method panics or reads out of bounds, whatever the bytes are (invariant 5 of the module): a record that points outside
-/// its table is treated as absent.
+/// No method panics or reads out of bounds, whatever the bytes are (invariant 5 of the module): a record that
+/// points outside its table is treated as absent.
 pub struct Tree {
     bytes: Backing,
     digest: Digest,
@@ -123,8 +123,8 @@ impl Tree {
         (entry.name == name).then_some(entry)
     }
 
-    /// The names of the directory `dir` ordered by (hash57, name bytes), from the first one strictly after `after`.
-    /// Nothing when `dir` is no directory of this tree.
+    /// The names of the directory `dir` ordered by (hash57, name bytes), from the first one strictly after
+    /// `after`. Nothing when `dir` is no directory of this tree.
     pub fn entries(&self, dir: Ino, after: Option<(u64, NameRef<'_>)>) -> TreeEntries<'_> {
         let mut range = self.dir_range(dir);
         if let Some((hash57, name)) = after {
@@ -143,7 +143,8 @@ impl Tree {
         self.blob_records().iter().map(|blob| (Digest::from_bytes(blob.digest), blob.size.get()))
     }
 
-    /// The inode at `path`, following no symbolic links. "" and "/" are the root; `.` and `..` are not understood.
+    /// The inode at `path`, following no symbolic links. "" and "/" are the root; `.` and `..` are not
+    /// understood.
     pub fn resolve(&self, path: &[u8]) -> Option<NodeView<'_>> {
         let mut ino = Ino::ROOT;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
@@ -155,9 +156,10 @@ impl Tree {
         self.node(ino)
     }
 
-    /// Whether the tree can be shown by itself: it hides nothing below it. Takes time in proportion to its size.
+    /// Whether the tree can be shown by itself: it has neither whiteouts nor opaque directories. Takes no
+    /// time.
     pub fn is_base(&self) -> bool {
-        self.header.whiteouts.get() == 0 && !self.inodes().any(|node| node.is_opaque())
+        self.header.whiteouts.get() == 0 && self.header.opaques.get() == 0
     }
 
     // From here on: bounds-checked access to the tables, for this module only.
@@ -171,7 +173,8 @@ impl Tree {
     }
 
     fn table<T: FromBytes + KnownLayout + Immutable + Unaligned>(&self, range: &Range<usize>) -> &[T] {
-        // `parse` has checked that the sections add up to the bytes there are, so neither default is ever taken.
+        // `parse` has checked that the sections add up to the bytes there are, so neither default is ever
+        // taken.
         self.bytes()
             .get(range.clone())
             .and_then(|bytes| <[T]>::ref_from_bytes(bytes).ok())
@@ -202,8 +205,8 @@ impl Tree {
         self.table(&self.layout.xattr_sets)
     }
 
-    /// Position of the record of `ino` in the inode table: the bucket from the index, then a search among the one or two
-    /// records in it.
+    /// Position of the record of `ino` in the inode table: the bucket from the index, then a search among the
+    /// one or two records in it.
     pub(super) fn inode_position(&self, ino: Ino) -> Option<u32> {
         let index = self.index_records();
         let bucket = index_bucket(self.header.inodes.get(), ino.get());

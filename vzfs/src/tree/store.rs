@@ -19,12 +19,15 @@ const STAGING_PREFIX: &str = ".tmp-";
 
 /// The folder of trees: one read-only file for each, named by its digest.
 ///
-/// A file appears under its name whole and durable or not at all: it is written and synced under a staging name, renamed, and
-/// the folder synced. A crash leaves at most a staging file, which the next [`TreeStore::at`] removes; only one process uses a store.
+/// A file appears under its name whole and durable or not at all: it is written and synced under a staging
+/// name, renamed, and the folder synced. A crash leaves at most a staging file, which the next
+/// [`TreeStore::at`] removes; only one process uses a store.
+#[derive(Debug)]
 pub struct TreeStore {
     dir: PathBuf,
     staged: AtomicU64,
-    /// Trees in use, so that all volumes on one base share one mapping. Locked for a look-up or an open, never while hashing.
+    /// Trees in use, so that all volumes on one base share one mapping. Locked for a look-up or an open,
+    /// never while hashing.
     open: Mutex<HashMap<Digest, Weak<Tree>>>,
 }
 
@@ -52,11 +55,12 @@ impl TreeStore {
         Ok(store)
     }
 
-    /// Stores a tree; it is durable on return. Storing it again changes nothing, except that a damaged copy is replaced.
+    /// Stores a tree; it is durable on return. Storing it again changes nothing, except that a damaged copy
+    /// is replaced.
     ///
     /// # Errors
-    /// [`TreeError::Damaged`], [`TreeError::WrongDigest`] for an image that is not a valid tree or not the one it says;
-    /// nothing is stored then. [`TreeError::Io`].
+    /// [`TreeError::Damaged`], [`TreeError::WrongDigest`] for an image that is not a valid tree or not the
+    /// one it says; nothing is stored then. [`TreeError::Io`].
     pub fn put(&self, image: &TreeImage) -> Result<(), TreeError> {
         let path = self.path(&image.digest);
         let stored = File::open(&path);
@@ -67,7 +71,8 @@ impl TreeStore {
             // What is checked is what will be published, as the kernel gives it back.
             map(image.digest, &staged.path)?.validate()?;
             staged.publish(&path, flags)?;
-            // Volumes that show the damaged copy keep it; whoever opens the tree from now on gets the new one.
+            // Volumes that show the damaged copy keep it; whoever opens the tree from now on gets the new
+            // one.
             self.open.lock().remove(&image.digest);
         }
         // Also when the file was there: whoever renamed it may not have come this far.
@@ -100,7 +105,8 @@ impl TreeStore {
         Ok(digests)
     }
 
-    /// Removes a tree; durable on return. Volumes that have it open keep it. Removing it again changes nothing.
+    /// Removes a tree; durable on return. Volumes that have it open keep it. Removing it again changes
+    /// nothing.
     ///
     /// # Errors
     /// [`TreeError::Io`].

@@ -1,13 +1,15 @@
 //! The full check of a tree: every rule of `doc/FORMAT.md`, in time proportional to the size.
 //!
-//! The steps build on each other. The flat tables come first; then entries, which refer to inodes; then the walk by path, which
-//! needs to know that it walks a tree. Positions are checked by running totals: a table whose records follow each other
-//! without gap or overlap, and end where the table ends, refers to nothing outside it and leaves nothing out.
+//! The steps build on each other. The flat tables come first; then entries, which refer to inodes; then the
+//! walk by path, which needs to know that it walks a tree. Positions are checked by running totals: a table
+//! whose records follow each other without gap or overlap, and end where the table ends, refers to nothing
+//! outside it and leaves nothing out.
 
-use crate::types::{Digest, FileKind, Ino, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
+use crate::types::{Digest, FileKind, Ino};
 
 use super::format::{
     EntryRecord, FLAG_OPAQUE, InodeRecord, KIND_WHITEOUT, MAX_PATH_BYTES, NONE, XattrSetRecord, build_index,
+    is_legal_target, is_legal_xattr,
 };
 use super::image::logical_bytes;
 use super::number::Numbering;
@@ -15,8 +17,9 @@ use super::order::{Step, in_path_order};
 use super::{ContentRef, NodeView, Tree, TreeError};
 
 impl Tree {
-    /// Checks everything there is to check, the digest included: offsets, order, uniqueness, counts, reachability, inode
-    /// numbers. A tree that passes is byte for byte the one that [`super::TreeBuilder::finish`] writes for the same content.
+    /// Checks everything there is to check, the digest included: offsets, order, uniqueness, counts,
+    /// reachability, inode numbers. A tree that passes is byte for byte the one that
+    /// [`super::TreeBuilder::finish`] writes for the same content.
     ///
     /// # Errors
     /// [`TreeError::WrongDigest`], [`TreeError::Damaged`] with the first rule that is broken and where.
@@ -53,14 +56,16 @@ impl<'t> Check<'t> {
 
     fn header(&self) -> Checked {
         let (header, inodes) = (self.tree.header(), self.tree.inode_records());
-        self.ensure(header.reserved == [0; 48], || "reserved bytes of its header are not zero".into())?;
+        self.ensure(header.reserved == [0; 44], || "reserved bytes of its header are not zero".into())?;
         let kinds = |kind: FileKind| inodes.iter().filter(|inode| inode.kind == kind as u8).count();
         let whiteouts = self.tree.entry_records().iter().filter(|entry| entry.kind == KIND_WHITEOUT).count();
+        let opaques = inodes.iter().filter(|inode| inode.flags & FLAG_OPAQUE != 0).count();
         for (what, found, said) in [
             ("regular files", kinds(FileKind::File), header.files),
             ("directories", kinds(FileKind::Dir), header.dirs),
             ("symbolic links", kinds(FileKind::Symlink), header.symlinks),
             ("whiteouts", whiteouts, header.whiteouts),
+            ("opaque directories", opaques, header.opaques),
         ] {
             self.ensure(found == said.get() as usize, || {
                 format!("it has {found} {what}, its header says {said}")
@@ -134,11 +139,8 @@ impl<'t> Check<'t> {
             }
             let (name, value) = self.tree.xattr(record).ok_or("has an attribute past the end of its heap")?;
             *heap_bytes += (name.len() + value.len()) as u64;
-            if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || name.contains(&0) {
-                return Err("has an illegal name");
-            }
-            if value.len() > MAX_XATTR_VALUE_BYTES {
-                return Err("has a value of more than 65536 bytes");
+            if !is_legal_xattr(name, value) {
+                return Err("has an attribute with an illegal name or more than 65536 bytes");
             }
             attributes.push((name, value));
         }
@@ -218,7 +220,8 @@ impl<'t> Check<'t> {
         }
     }
 
-    /// What makes the directories a forest: each entry is in one directory, each directory but the root has one name.
+    /// What makes the directories a forest: each entry is in one directory, each directory but the root has
+    /// one name.
     fn names(&self, targets: &[u32]) -> Checked {
         let (inodes, entries) = (self.tree.inode_records(), self.tree.entry_records());
         let mut found = vec![0u32; inodes.len()];
@@ -257,7 +260,8 @@ impl<'t> Check<'t> {
         Ok(())
     }
 
-    /// What depends on whole paths: that everything is reached, in the order that the tables have, under the right numbers.
+    /// What depends on whole paths: that everything is reached, in the order that the tables have, under the
+    /// right numbers.
     fn paths(&self, targets: &[u32]) -> Checked {
         let (inodes, entries, links) =
             (self.tree.inode_records(), self.tree.entry_records(), self.tree.link_records());
@@ -354,7 +358,7 @@ fn inode_fields(
             if u64::from(first) != *targets_bytes {
                 return Err("has a target that does not follow the one before");
             }
-            if target.is_empty() || target.len() > MAX_SYMLINK_BYTES || target.contains(&0) {
+            if !is_legal_target(target) {
                 return Err("has an illegal target");
             }
             *targets_bytes += target.len() as u64;

@@ -154,7 +154,8 @@ impl<'a> NodeView<'a> {
         !self.xattrs.is_empty()
     }
 
-    /// The directory that holds the inode; of several names, the one whose path is smallest. The root's is the root.
+    /// The directory that holds the inode; of several names, the one whose path is smallest. The root's is
+    /// the root.
     pub fn parent(&self) -> Ino {
         self.names().next().map_or(Ino::ROOT, |(parent, _)| parent)
     }

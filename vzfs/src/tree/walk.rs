@@ -17,15 +17,17 @@ pub struct Walk<'a> {
     tree: &'a Tree,
     root: Option<NodeView<'a>>,
     path: Vec<u8>,
-    /// The directories being listed: the length of their paths, and their positions in the entry table by name, backwards.
+    /// The directories being listed: the length of their paths, and their positions in the entry table by
+    /// name, backwards.
     open: Vec<(usize, Vec<u32>)>,
 }
 
 impl Tree {
-    /// All paths, without a leading slash, the root's being empty: parents first, children ordered by name bytes.
+    /// All paths, without a leading slash, the root's being empty: parents first, children ordered by name
+    /// bytes.
     ///
-    /// Ends for any bytes whatever: a directory is entered only through the one entry that its own record points back to,
-    /// and an entry is seen only in the directory that its record points back to.
+    /// Ends for any bytes whatever: a directory is entered only through the one entry that its own record
+    /// points back to, and an entry is seen only in the directory that its record points back to.
     pub fn walk(&self) -> Walk<'_> {
         Walk { tree: self, root: self.node(Ino::ROOT), path: Vec::new(), open: Vec::new() }
     }

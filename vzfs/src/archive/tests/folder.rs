@@ -118,3 +118,26 @@ fn what_is_no_source_is_refused() {
     assert!(matches!(Source::detect(&world.path("nothing")), Err(ArchiveError::Io { .. })));
     assert!(matches!(Source::detect(Path::new("/dev/null")), Err(ArchiveError::NotAnArchive { .. })));
 }
+
+/// `VZFS_IMPORT=/some/folder cargo test --lib -- --ignored --nocapture import_speed`
+#[test]
+#[ignore = "measures, and needs a folder to import"]
+fn import_speed() {
+    let source =
+        Source::detect(Path::new(&std::env::var_os("VZFS_IMPORT").expect("VZFS_IMPORT"))).expect("detect");
+    let world = World::new();
+    for _ in 0..2 {
+        let start = std::time::Instant::now();
+        let batch = world.blobs.batch();
+        let builder = import(&source, &batch, &Limits::default(), &()).expect("import");
+        let imported = start.elapsed();
+        let stats = batch.commit().expect("commit");
+        let committed = start.elapsed();
+        let tree = Tree::from_bytes(builder.finish().expect("finish").bytes).expect("tree");
+        eprintln!(
+            "{imported:?} imported, {committed:?} committed, {:?} finished; {stats:?} {:?}",
+            start.elapsed(),
+            tree.stats()
+        );
+    }
+}

@@ -1,5 +1,9 @@
+//! Tests of imports and exports, with what they share.
+#![allow(clippy::panic)] // Here a panic is a failed test.
+
 mod folder;
 mod hostile;
+mod images;
 mod round_trip;
 
 use std::io::Read;
@@ -125,11 +129,11 @@ fn make_rich_folder(dir: &Path) {
     set_xattr("attributes", "user.newlines", b"a\nb=c\n\0\xff");
     set_xattr("attributes", "user.empty", b"");
     set_xattr("attributes", "trusted.t", &[7; 900]);
-    // user::rw- user:1000:r-- group::r-- mask::r-- other::---
+    // user::rw- user:54321:r-- group::r-- mask::r-- other::---
     let acl = [
         &[2, 0, 0, 0][..],
         &[1, 0, 6, 0, 255, 255, 255, 255],
-        &[2, 0, 4, 0, 0xe8, 3, 0, 0],
+        &[2, 0, 4, 0, 0x31, 0xd4, 0, 0],
         &[4, 0, 4, 0, 255, 255, 255, 255],
         &[16, 0, 4, 0, 255, 255, 255, 255],
         &[32, 0, 0, 0, 255, 255, 255, 255],

@@ -5,7 +5,8 @@ use zerocopy::FromBytes;
 use super::super::format::{EntryRecord, InodeRecord, Layout, parse};
 use super::*;
 
-/// Invariants 1 and 5 on any bytes: no reader panics, every reader ends, and what the validator lets pass is canonical.
+/// Invariants 1 and 5 on any bytes: no reader panics, every reader ends, and what the validator lets pass is
+/// canonical.
 pub(super) fn survive(bytes: Vec<u8>) {
     let Ok(tree) = Tree::from_bytes(bytes) else { return };
     read_everything(&tree);

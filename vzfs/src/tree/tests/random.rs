@@ -1,6 +1,7 @@
 //! Random trees against a naive model, and random damage.
 //!
-//! The model is a flat map from paths to things, merged by the words of the overlay rules with no thought of speed.
+//! The model is a flat map from paths to things, merged by the words of the overlay rules with no thought of
+//! speed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -150,7 +151,8 @@ fn merge(base: &mut Model, layer: &Model) {
     }
 }
 
-/// Reads a tree into a model. Group numbers come from the content, so hard links are checked against it by inode number.
+/// Reads a tree into a model. Group numbers come from the content, so hard links are checked against it by
+/// inode number.
 fn read(tree: &Tree) -> Model {
     let mut model = Model::new();
     let mut group_of_ino = HashMap::new();
