@@ -229,7 +229,7 @@ mod tests {
             StoreError::from(ArchiveError::Entry {
                 archive: "a.tar".into(),
                 entry: "etc".into(),
-                reason: Reason::Blob(blob()),
+                reason: Reason::Blob(Box::new(blob())),
             }),
             StoreError::Stack(StackError::Blobs(blob())),
         ];
