@@ -15,7 +15,7 @@
 //! | 2 | [`meta`] | the catalog and the private tables; the only module that names rocksdb |
 //! | 3 | [`volume`] | base + private layer = one POSIX tree |
 //! | 4 | [`archive`] | directories, tars and OCI layouts in; tars out |
-//! | 4 | [`store`] | one store: templates, VEs, bases, locks and its invariants |
+//! | 5 | [`store`] | one store: templates, VEs, bases, locks and its invariants |
 //! | 5 | [`fuse`] | kernel request -> volume call -> reply; the only module that names fuser |
 //! | 6 | [`daemon`] | configuration, mounts, control interface, shutdown |
 

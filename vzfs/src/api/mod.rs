@@ -1,1 +1,67 @@
-//! Requests and replies of the control interface.
+//! Requests and replies of the control interface: HTTP/1.1 with JSON bodies over one Unix socket.
+//!
+//! Both sides use these types, the daemon and the command line, and neither sends anything else. The module is
+//! pure: it opens nothing and knows no HTTP library.
+//!
+//! | method and path | body | reply |
+//! |---|---|---|
+//! | `GET /v1/store` | - | [`StoreInfo`] |
+//! | `GET /v1/store/doctor` | - | [`Doctor`] |
+//! | `GET /v1/templates` | - | list of [`Template`] |
+//! | `GET /v1/templates/{ref}` | - | [`Template`] |
+//! | `GET /v1/templates/{a}/diff/{b}` | - | list of [`Change`] |
+//! | `POST /v1/templates/import` | [`ImportRequest`] | events, ending in [`Template`] |
+//! | `POST /v1/templates/{ref}/verify` | - | events, ending in [`VerifyReport`] |
+//! | `GET /v1/templates/{ref}/export` | - | a tar, chunked |
+//! | `DELETE /v1/templates/{ref}` | - | [`Removed`] |
+//! | `GET /v1/ves` | - | list of [`Ve`] |
+//! | `GET /v1/ves/{name}` | - | [`Ve`] |
+//! | `POST /v1/ves` | [`CreateVe`] | list of [`Ve`] |
+//! | `PATCH /v1/ves/{name}` | [`RenameVe`] | [`Ve`] |
+//! | `DELETE /v1/ves/{name}?force=` | - | [`Removed`] |
+//! | `POST /v1/ves/{name}/mount` | [`MountVe`] | [`Ve`] |
+//! | `POST /v1/ves/{name}/umount` | [`UmountVe`] | [`Ve`] |
+//! | `GET /v1/ves/{name}/diff` | - | list of [`VolumeChange`] |
+//! | `GET /v1/ves/{name}/export` | - | a tar, chunked |
+//! | `POST /v1/ves/{name}/commit` | [`CommitVe`] | events, ending in [`Template`] |
+//!
+//! - `{ref}` is a [`TemplateRef`](crate::types::TemplateRef): `NAME` or `NAME@VERSION`, percent-encoded where a URL
+//!   needs it (of the legal characters, none does).
+//! - A refusal has the HTTP status of its code ([`ErrorCode::http_status`]) and an [`ApiError`] as its body.
+//! - "Events" are [`Event`]s, one JSON document a line (`application/x-ndjson`), status 200: what fails after the
+//!   first line ends the stream with [`Event::Error`]. A stream without a last line of `result` or `error` was
+//!   cut off, and counts as a failure.
+//! - A tar that ends before its last chunk was cut off, and counts as a failure.
+//! - Requests with a field that is not known are refused, so that a newer client never believes an older daemon
+//!   heard it; unknown fields in replies are ignored, so that a newer daemon can tell more.
+//! - The order of lists is by name (then version, oldest first), of changes by path bytes.
+
+mod change;
+mod error;
+mod event;
+mod store;
+mod template;
+mod text;
+mod ve;
+
+pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
+pub use error::{ApiError, ErrorCode};
+pub use event::Event;
+pub use store::{CheckStatus, Doctor, DoctorCheck, StoreInfo};
+pub use template::{
+    DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,
+    VerifyReport,
+};
+pub use text::{path_bytes, path_text, rfc3339};
+pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, UmountVe, Ve};
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/vzfs.sock";
+/// The environment variable that names the socket, for the daemon and the command line.
+pub const SOCKET_VARIABLE: &str = "VZFS_SOCKET";
+/// The environment variable that names the store folder, for the daemon.
+pub const STORE_VARIABLE: &str = "VZFS_STORE";
+/// Content type of an event stream.
+pub const EVENTS_CONTENT_TYPE: &str = "application/x-ndjson";
+/// Content type of an exported archive.
+pub const TAR_CONTENT_TYPE: &str = "application/x-tar";

@@ -34,13 +34,15 @@ pub(super) struct Pass<'a> {
     hasher: blake3::Hasher,
     size: u64,
     data_blocks: u64,
+    /// Where the last written run ends: the target's size so far.
+    written_bytes: u64,
     target: Option<&'a File>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass that writes the data blocks to `target`, a new file, or only looks at the content.
     pub(super) fn new(target: Option<&'a File>) -> Self {
-        Pass { hasher: blake3::Hasher::new(), size: 0, data_blocks: 0, target }
+        Pass { hasher: blake3::Hasher::new(), size: 0, data_blocks: 0, written_bytes: 0, target }
     }
 
     pub(super) fn data(&mut self, piece: &[u8]) -> Result<(), PassError> {
@@ -74,14 +76,18 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn flush(&self, piece: &[u8], start: Option<usize>, end: usize) -> Result<(), PassError> {
+    fn flush(&mut self, piece: &[u8], start: Option<usize>, end: usize) -> Result<(), PassError> {
         let (Some(target), Some(start)) = (self.target, start) else { return Ok(()) };
-        write_at(target, &piece[start..end], self.size + start as u64).map_err(PassError::Write)
+        write_at(target, &piece[start..end], self.size + start as u64).map_err(PassError::Write)?;
+        self.written_bytes = self.size + end as u64;
+        Ok(())
     }
 
     /// Gives the target its final size, which a hole at the end needs.
     pub(super) fn finish(self) -> Result<Summary, PassError> {
-        if let Some(target) = self.target {
+        if let Some(target) = self.target
+            && self.written_bytes < self.size
+        {
             fs::ftruncate(target, self.size).map_err(PassError::Write)?;
         }
         Ok(Summary {

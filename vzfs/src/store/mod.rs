@@ -1,1 +1,240 @@
-//! One store: templates, VEs, bases, locks.
+//! One store: templates, the bases made of them, VEs and their mounts.
+//!
+//! Concepts
+//! - A *template* is a catalog record that names a layer (a tree). A *base* is the layers of a stack merged into one tree,
+//!   made once for each distinct list of layers. A *VE* is a record that names a base, plus private records and data.
+//! - The catalog is small and is held in memory; every change is written to the database before it is seen there.
+//! - The store knows no FUSE: it hands volumes to a [`Mounter`], so that everything here is tested without a mount.
+//!
+//! Invariants
+//! - S1: a catalog record never refers to something that is not durable. So blobs are committed before the tree that names them
+//!   is put, the tree before the record that names it, and removal goes the other way round.
+//! - S2: at most one [`Volume`] of a VE exists at any time.
+//! - S3: a VE's number is never used again, so that records and data left by a removal that a crash cut short never become part
+//!   of another VE. The next open finishes such a removal.
+//! - S4: a template is not removed while a VE or an application template stands on it, or is being made on it.
+//! - S5: blobs and trees are only swept while nothing is being added (`adding`), because something staged relies on
+//!   blobs that it found in the store.
+//!
+//! Locks, in the order in which they may be taken: `adding`, `building`, a slot's `live`, `catalog`, `mountpoints`, a slot's
+//! `shown`. Imports, commits and exports hold `adding` for reading and nothing else while they run; the name that they make is
+//! reserved in the catalog.
+
+mod bases;
+mod choice;
+mod convert;
+mod difference;
+mod error;
+mod events;
+mod export;
+mod globs;
+mod layout;
+mod mounts;
+mod packages;
+mod records;
+mod slot;
+pub mod stack;
+mod sweep;
+mod templates;
+mod ves;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+
+pub use difference::difference;
+pub use error::{BoxError, StoreError};
+pub use layout::FORMAT;
+pub use mounts::{Mounted, Mounter, UnmountError};
+pub use events::Events;
+
+use crate::api::StoreInfo;
+use crate::blobs::BlobStore;
+use crate::meta::{Meta, Table};
+use crate::tree::TreeStore;
+use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName};
+use layout::Layout;
+use records::{StackItem, TemplateRecord, VeRecord};
+use slot::Slot;
+
+/// An open store. Shared by all requests; every method may be called from any thread, and those that touch the disk block.
+pub struct Store {
+    layout: Layout,
+    mounter: Box<dyn Mounter>,
+    trees: TreeStore,
+    blobs: Arc<BlobStore>,
+    meta: Arc<Meta>,
+    started: Timestamp,
+    closing: AtomicBool,
+    /// Lock 1. Read by whatever adds blobs or trees; written by the sweep (S5).
+    adding: RwLock<()>,
+    /// Lock 2. Held while a base is made, so that VEs made at once with one new stack make its base once.
+    building: Mutex<()>,
+    /// Lock 4 (3 is [`Slot::live`]).
+    catalog: RwLock<Catalog>,
+    /// Lock 5. Who has which mount point, or is about to.
+    mountpoints: Mutex<HashMap<PathBuf, VeName>>,
+    /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
+    base_bytes: Mutex<HashMap<Digest, u64>>,
+    /// Last, so that the database is closed when the next daemon gets the lock.
+    _lock: File,
+}
+
+/// The catalog in memory, and the names that are reserved because something of that name is being made.
+#[derive(Default)]
+struct Catalog {
+    templates: BTreeMap<TemplateSpec, Arc<TemplateRecord>>,
+    /// With the templates that it is being made on (S4).
+    making: HashMap<TemplateSpec, Vec<TemplateSpec>>,
+    ves: BTreeMap<VeName, Arc<Slot>>,
+    /// With the stack that it is being made on (S4).
+    making_ves: HashMap<VeName, Arc<Vec<StackItem>>>,
+}
+
+/// Key in [`Table::Setting`] of the next VE number.
+const NEXT_VE: &str = "next_ve";
+
+impl Store {
+    /// Opens the store in `dir`; makes it when the folder is missing or empty.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAStore`], [`StoreError::Format`] and [`StoreError::Locked`] before anything was changed.
+    pub fn create_or_open(dir: &Path, mounter: Box<dyn Mounter>) -> Result<Store, StoreError> {
+        let (layout, lock) = Layout::create_or_open(dir)?;
+        // A new store, or one whose making a crash cut short.
+        if !layout.is_complete() {
+            BlobStore::create(&layout.blobs())?;
+            if !layout.trees().exists() {
+                TreeStore::create(&layout.trees())?;
+            }
+        }
+        let blobs = Arc::new(BlobStore::open(&layout.blobs())?);
+        let trees = TreeStore::at(&layout.trees())?;
+        let meta = Arc::new(Meta::open(&layout.meta())?);
+        layout.write_format()?;
+        let store = Store {
+            layout,
+            mounter,
+            trees,
+            blobs,
+            meta,
+            started: Timestamp::now(),
+            closing: AtomicBool::new(false),
+            adding: RwLock::new(()),
+            building: Mutex::new(()),
+            catalog: RwLock::new(Catalog::default()),
+            mountpoints: Mutex::new(HashMap::new()),
+            base_bytes: Mutex::new(HashMap::new()),
+            _lock: lock,
+        };
+        store.load()?;
+        Ok(store)
+    }
+
+    fn load(&self) -> Result<(), StoreError> {
+        let mut catalog = Catalog::default();
+        for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
+            catalog.templates.insert(record.spec.clone(), Arc::new(record));
+        }
+        for (_, record) in self.meta.list::<VeRecord>(Table::Ve)? {
+            if record.removing {
+                tracing::info!(ve = %record.name, "finishing the removal that was cut short");
+                self.erase(record.id)?;
+            } else {
+                catalog.ves.insert(record.name.clone(), Arc::new(Slot::new(record)));
+            }
+        }
+        *self.catalog.write() = catalog;
+        Ok(())
+    }
+
+    /// The store folder, absolute.
+    pub fn dir(&self) -> &Path {
+        &self.layout.dir
+    }
+
+    /// What there is and how much of it. Walks all blobs: seconds in a store of millions.
+    pub fn info(&self) -> Result<StoreInfo, StoreError> {
+        let (templates, slots) = {
+            let catalog = self.catalog.read();
+            (catalog.templates.len(), catalog.ves.values().cloned().collect::<Vec<_>>())
+        };
+        let (mut blobs, mut blob_bytes) = (0, 0);
+        for item in self.blobs.list()? {
+            blobs += 1;
+            blob_bytes += item?.1;
+        }
+        let (mut private_bytes, mut mounted, mut passthrough) = (0, 0, None);
+        let mut bases = std::collections::HashSet::new();
+        for slot in &slots {
+            private_bytes += self.usage(slot)?.private_bytes;
+            let shown = slot.shown.read();
+            bases.insert(shown.record.base);
+            mounted += u64::from(shown.mounted.is_some());
+            passthrough = passthrough.or(shown.passthrough);
+        }
+        let space = rustix::fs::statvfs(&self.layout.dir).ok();
+        Ok(StoreInfo {
+            store: self.layout.dir.clone(),
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: Some(self.started),
+            templates: templates as u64,
+            ves: slots.len() as u64,
+            mounted,
+            bases: bases.len() as u64,
+            blobs,
+            blob_bytes,
+            tree_bytes: folder_bytes(&self.layout.trees()),
+            private_bytes,
+            free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
+            passthrough,
+        })
+    }
+
+    /// Whether data of a mount goes through the kernel; `None` when there is no mount.
+    pub fn passthrough(&self) -> Option<bool> {
+        let catalog = self.catalog.read();
+        catalog.ves.values().find_map(|slot| slot.shown.read().passthrough)
+    }
+
+    /// Whether the host filesystem shares blocks between files (`FICLONE`).
+    pub fn reflinks(&self) -> bool {
+        self.blobs.reflinks()
+    }
+
+    /// Refuses once [`Store::close`] has begun, so that nothing new starts behind its back.
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closing.load(Ordering::SeqCst) { Err(StoreError::Closing) } else { Ok(()) }
+    }
+
+    /// Permission to add blobs and trees.
+    fn begin_adding(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        self.check_open()?;
+        // Recursive, because a thread that adds may come here again below, and a waiting sweep must not stop it then.
+        Ok(self.adding.read_recursive())
+    }
+
+    /// Removes what is left of a VE whose record says `removing`, the record last (S3).
+    fn erase(&self, id: VeId) -> Result<(), StoreError> {
+        crate::volume::Volume::remove_data(&self.layout.data(), id)
+            .map_err(|source| StoreError::RemoveData { id, source })?;
+        self.meta.drop_private(id)?;
+        self.meta.delete(Table::Ve, &id.to_string())?;
+        Ok(())
+    }
+}
+
+/// Size of the files in a flat folder; what cannot be read counts nothing.
+fn folder_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+}
+
+#[cfg(test)]
+mod tests;

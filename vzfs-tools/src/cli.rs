@@ -1,0 +1,381 @@
+//! The command line's grammar.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vzfs::types::{TemplateRef, TemplateSpec, VeName};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failure
+  2  wrong usage
+  3  the template, VE or file is not there
+  4  it exists already, or is in use
+  5  the input was refused: a bad definition, a hostile archive, templates that do not fit
+  6  the daemon cannot be reached
+  7  damaged data was found
+  8  the disk is full
+  130  interrupted
+
+'vzfs ve exec' passes the program's exit code on; its own failures are 125, 126 (the program cannot be run), \
+127 (there is no such program) and 128+N (the program was ended by signal N).
+
+The environment variable VZFS_SOCKET names the daemon's socket.";
+
+const EXEC_HELP: &str = "\
+The VE is mounted first if it is not, and stays mounted. The program runs under crun with its own mounts, \
+processes, host name and IPC.
+
+The network is the host's unless --no-network is given; then the host's /etc/resolv.conf and /etc/hosts cover the \
+VE's, read-only, where the VE has these files. Nothing is created in the VE for it: in a VE without an \
+/etc/resolv.conf, names are not looked up. The DST of a --bind is made in the VE if it is missing, and stays.
+
+The environment is PATH, HOME, TERM, LANG and what --env adds. The program has a terminal when stdin and stdout are \
+one. Without a terminal, Ctrl-C and SIGTERM are passed on, and the second of them kills the program.
+
+This is for administrators, not a jail for hostile programs: the program runs as a user of the host, without limits.
+
+Exit codes: the program's own; 125 when vzfs or crun failed, 126 when the program cannot be run, 127 when it is not \
+there, 128+N when signal N ended it.";
+
+const BUILD_HELP: &str = "\
+A definition:
+
+  name = \"nginx\"                 # required
+  version = \"1.22-1\"             # required
+  kind = \"app\"                   # required: \"os\" or \"app\"
+  on = \"debian@12\"               # app: the OS template it stands on
+  summary = \"a web server\"
+  packages = [\"nginx-light\"]     # NAME, NAME=VERSION, NAME:ARCHITECTURE
+  recommends = false             # install what packages recommend
+  scripts = [\"nginx -t\"]         # each with /bin/sh -e inside, after packages and files
+  exclude = [\"usr/share/man/**\"] # left out of the template
+  source_date_epoch = 1700000000 # no file is newer; default: the newest package
+  [labels]
+  team = \"web\"
+  [os]                           # os only
+  suite = \"bookworm\"             # required
+  variant = \"minbase\"            # essential, apt, minbase, buildd, important, standard
+  components = [\"main\"]
+  mirrors = []                   # default: the host's package sources
+  [[files]]
+  path = \"/etc/nginx/conf.d/x\"
+  content = \"...\"                # or source = \"FILE\", relative to the definition
+  mode = \"0644\"
+  owner = \"root\"
+  group = \"root\"
+
+OS templates are made with mmdebstrap in a scratch folder of TMPDIR (default: /var/tmp), application templates in a \
+throw-away VE. Logs, caches, ssh host keys and machine ids are taken out. The same definition and the same versions \
+of packages give the same digest.";
+
+/// Manage templates and the virtual environments (VEs) that stand on them.
+#[derive(Parser, Debug)]
+#[command(name = "vzfs", version, after_help = EXIT_CODES, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug)]
+pub(crate) struct Global {
+    /// The daemon's socket.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = vzfs::api::SOCKET_VARIABLE,
+        default_value = vzfs::api::DEFAULT_SOCKET,
+    )]
+    pub(crate) socket: PathBuf,
+    /// How to print: tables for people, or one JSON document on stdout.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Print only what was asked for: no progress, no confirmations.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// How to print.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    /// Tables and sentences.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Make, compare, check and remove templates.
+    #[command(subcommand)]
+    Template(TemplateCommand),
+    /// Make, mount, enter and remove VEs.
+    #[command(subcommand)]
+    Ve(VeCommand),
+    /// Look at the store and its host.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    Man {
+        /// The directory; it is made if missing.
+        dir: PathBuf,
+    },
+}
+
+/// What a new template is told besides its content.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Description {
+    /// One line about it.
+    #[arg(long, default_value = "")]
+    pub(crate) summary: String,
+    /// A label; may be repeated.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Leave out what matches this glob (paths without a leading slash); may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum TemplateCommand {
+    /// Make a template of a directory, a tar (also compressed) or an OCI layout.
+    Import {
+        /// The template to make.
+        #[arg(value_name = "NAME@VERSION")]
+        template: TemplateSpec,
+        /// The directory, tar or OCI layout, on the daemon's host.
+        source: PathBuf,
+        /// The OS template it was made on: makes it an application template.
+        #[arg(long, value_name = "REF")]
+        os: Option<TemplateRef>,
+        #[command(flatten)]
+        description: Description,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Build a template from a definition.
+    #[command(after_help = BUILD_HELP)]
+    Build {
+        /// The definition, a TOML file.
+        #[arg(value_name = "FILE.toml")]
+        file: PathBuf,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the templates.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one template.
+    Show {
+        /// NAME (its newest version) or NAME@VERSION.
+        #[arg(value_name = "REF")]
+        template: TemplateRef,
+    },
+    /// Compare two templates, file by file.
+    Diff {
+        /// The old one.
+        #[arg(value_name = "REF")]
+        old: TemplateRef,
+        /// The new one.
+        #[arg(value_name = "REF")]
+        new: TemplateRef,
+    },
+    /// Read everything a template needs and check it against its digests.
+    Verify {
+        /// NAME (its newest version) or NAME@VERSION.
+        #[arg(value_name = "REF")]
+        template: TemplateRef,
+    },
+    /// Write a template as a tar.
+    Export {
+        /// NAME (its newest version) or NAME@VERSION.
+        #[arg(value_name = "REF")]
+        template: TemplateRef,
+        /// The tar to write; `-` is stdout.
+        file: PathBuf,
+    },
+    /// Remove a template that nothing stands on.
+    Rm {
+        /// NAME@VERSION, or NAME for its newest version.
+        #[arg(value_name = "REF")]
+        template: TemplateRef,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum VeCommand {
+    /// Make a VE, or several.
+    Create {
+        /// The name; with --count, NAME-1 to NAME-N are made.
+        name: VeName,
+        /// A template to stand on; the OS template first.
+        #[arg(short, long = "template", value_name = "REF", required = true)]
+        templates: Vec<TemplateRef>,
+        /// Make this many.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        count: Option<u32>,
+        /// A label; may be repeated.
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+        labels: Vec<(String, String)>,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the VEs.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one VE.
+    Show {
+        /// The VE.
+        name: VeName,
+    },
+    /// Remove a VE and everything that it changed.
+    Rm {
+        /// The VE.
+        name: VeName,
+        /// Also when it is mounted.
+        #[arg(long, short)]
+        force: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a VE another name; it must not be mounted.
+    Rename {
+        /// The VE.
+        name: VeName,
+        /// Its new name.
+        new: VeName,
+    },
+    /// Mount a VE; it is mounted again whenever the daemon starts, until it is unmounted.
+    Mount {
+        /// The VE.
+        name: VeName,
+        /// Where; without it, where it was the last time, or root/NAME beside the store.
+        mountpoint: Option<PathBuf>,
+    },
+    /// Unmount a VE.
+    Umount {
+        /// The VE.
+        name: VeName,
+        /// Also while programs use it.
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Run a program in a VE.
+    #[command(after_help = EXEC_HELP)]
+    Exec(ExecArgs),
+    /// List what a VE changed.
+    Diff {
+        /// The VE.
+        name: VeName,
+    },
+    /// Write a VE as the programs in it see it, as a tar.
+    Export {
+        /// The VE.
+        name: VeName,
+        /// The tar to write; `-` is stdout.
+        file: PathBuf,
+    },
+    /// Make an application template of what a VE changed.
+    Commit {
+        /// The VE.
+        name: VeName,
+        /// The template to make.
+        #[arg(value_name = "NAME@VERSION")]
+        template: TemplateSpec,
+        #[command(flatten)]
+        description: Description,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `ve exec`.
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// The VE.
+    pub(crate) name: VeName,
+    /// Run as this user (a name in the VE, or a number).
+    #[arg(long, short, value_name = "USER[:GROUP]", default_value = "root")]
+    pub(crate) user: String,
+    /// Start in this directory of the VE.
+    #[arg(long, short, value_name = "DIR", default_value = "/")]
+    pub(crate) workdir: PathBuf,
+    /// Set a variable; may be repeated.
+    #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Show a file or directory of the host in the VE; may be repeated.
+    #[arg(long, value_name = "SRC:DST[:ro]", value_parser = bind)]
+    pub(crate) bind: Vec<crate::exec::Bind>,
+    /// Give the program a network of its own, with nothing but a loopback.
+    #[arg(long)]
+    pub(crate) no_network: bool,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum StoreCommand {
+    /// Show the store and the daemon.
+    Info,
+    /// Check what the host offers, and say what its lack costs.
+    Doctor,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+fn bind(text: &str) -> Result<crate::exec::Bind, String> {
+    text.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exec_keeps_the_programs_own_options() {
+        let cli =
+            Cli::try_parse_from(["vzfs", "ve", "exec", "web", "--env", "A=b=c", "--", "ls", "-l", "--quiet"]);
+        let Command::Ve(VeCommand::Exec(exec)) = cli.expect("legal").command else { unreachable!("exec") };
+        assert_eq!(exec.command, ["ls", "-l", "--quiet"]);
+        assert_eq!(exec.env, [("A".to_owned(), "b=c".to_owned())]);
+    }
+
+    #[test]
+    fn help_tells_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("the daemon cannot be reached"));
+    }
+}

@@ -1,0 +1,248 @@
+//! `vzfs ve`.
+
+use std::path::PathBuf;
+
+use vzfs::api::{CommitVe, CreateVe, MountVe, Removed, RenameVe, Template, UmountVe, Ve, VolumeChange};
+use vzfs::types::{FileKind, TemplateSpec, VeName};
+
+use super::template::{get as get_template, made, must_be_new, must_be_os, sign, totals, type_text};
+use super::{Context, absolute, export};
+use crate::cli::{Description, ExecArgs, VeCommand};
+use crate::error::{Exit, Failure, Result};
+use crate::exec;
+use crate::output::{Column, NOTHING, count, fields, moment, plural, size, table};
+
+/// Runs one of the VE commands; the code is 0, or that of the program `ve exec` ran.
+pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
+    match command {
+        VeCommand::Create { name, templates, count, labels, dry_run } => {
+            let labels = labels.into_iter().collect();
+            create(context, &CreateVe { name, templates, count, labels }, dry_run)
+        }
+        VeCommand::List => context.output.show(&context.client.get::<Vec<Ve>>("/v1/ves")?, |ves| list(ves)),
+        VeCommand::Show { name } => context.output.show(&get(context, &name)?, show),
+        VeCommand::Rm { name, force, dry_run } => remove(context, &name, force, dry_run),
+        VeCommand::Rename { name, new } => {
+            let ve: Ve = context.client.patch(&format!("/v1/ves/{name}"), &RenameVe { name: new })?;
+            context.output.done(&ve, |ve| format!("VE {name} is now {}", ve.name))
+        }
+        VeCommand::Mount { name, mountpoint } => {
+            let mountpoint = mountpoint.as_deref().map(absolute).transpose()?;
+            context.output.done(&mount(context, &name, mountpoint)?, |ve| {
+                let place = ve.mountpoint.as_ref().map_or(NOTHING.into(), |p| p.display().to_string());
+                format!("VE {} is mounted at {place}", ve.name)
+            })
+        }
+        VeCommand::Umount { name, force } => {
+            let ve: Ve = context.client.post(&format!("/v1/ves/{name}/umount"), &UmountVe { force })?;
+            context.output.done(&ve, |ve| format!("VE {} is unmounted", ve.name))
+        }
+        VeCommand::Exec(arguments) => {
+            // The exit codes below 125 belong to the program: what fails here must not look like its verdict.
+            return execute(context, arguments).map_err(|failure| match failure.exit {
+                Exit::NotExecutable | Exit::ProgramNotFound => failure,
+                _ => Failure { exit: Exit::ExecFailed, ..failure },
+            });
+        }
+        VeCommand::Diff { name } => {
+            let changes: Vec<VolumeChange> = context.client.get(&format!("/v1/ves/{name}/diff"))?;
+            context.output.show(&changes, |changes| diff(changes))
+        }
+        VeCommand::Export { name, file } => {
+            export(context, &format!("VE {name}"), &format!("/v1/ves/{name}/export"), &file)
+        }
+        VeCommand::Commit { name, template, description, dry_run } => {
+            commit(context, &name, template, description, dry_run)
+        }
+    }
+    .map(|()| 0)
+}
+
+/// Asks for one VE.
+pub(crate) fn get(context: &Context, name: &VeName) -> Result<Ve> {
+    context.client.get(&format!("/v1/ves/{name}"))
+}
+
+/// Mounts a VE.
+pub(crate) fn mount(context: &Context, name: &VeName, mountpoint: Option<PathBuf>) -> Result<Ve> {
+    context.client.post(&format!("/v1/ves/{name}/mount"), &MountVe { mountpoint })
+}
+
+fn create(context: &Context, request: &CreateVe, dry_run: bool) -> Result<()> {
+    if dry_run {
+        return plan_create(context, request);
+    }
+    let ves: Vec<Ve> = context.client.post("/v1/ves", request)?;
+    context.output.done(&ves, |ves| match ves.as_slice() {
+        [ve] => format!("VE {} made", ve.name),
+        [first, .., last] => {
+            format!("{} made: {} to {}", plural(ves.len() as u64, "VE"), first.name, last.name)
+        }
+        [] => "nothing made".to_owned(),
+    })
+}
+
+fn plan_create(context: &Context, request: &CreateVe) -> Result<()> {
+    let found = request.templates.iter().map(|template| get_template(context, template));
+    let found: Vec<Template> = found.collect::<Result<_>>()?;
+    if let Some(first) = found.first() {
+        must_be_os(first)?;
+    }
+    let names: Vec<String> = match request.count {
+        None => vec![request.name.to_string()],
+        Some(count) => (1..=count).map(|number| format!("{}-{number}", request.name)).collect(),
+    };
+    let existing: Vec<Ve> = context.client.get("/v1/ves")?;
+    if let Some(ve) = existing.iter().find(|ve| names.iter().any(|name| name == ve.name.as_str())) {
+        return Err(Failure::new(Exit::Conflict, format!("VE {} exists already", ve.name)));
+    }
+    let on: Vec<String> = found.iter().map(|template| template.spec().to_string()).collect();
+    let on = on.join(", ");
+    let steps: Vec<String> = names.iter().map(|name| format!("make VE {name} on {on}")).collect();
+    context.plan(&steps)
+}
+
+fn list(ves: &[Ve]) -> String {
+    let columns = [
+        Column::Text("VE"),
+        Column::Text("TEMPLATES"),
+        Column::Number("PRIVATE"),
+        Column::Number("CHANGED"),
+        Column::Number("SHARED"),
+        Column::Text("MOUNTED AT"),
+    ];
+    let rows = ves.iter().map(|ve| {
+        vec![
+            ve.name.to_string(),
+            templates(&ve.templates),
+            size(ve.private_bytes),
+            count(ve.private_inodes),
+            size(ve.base_bytes),
+            mounted_at(ve),
+        ]
+    });
+    table(&columns, rows)
+}
+
+fn templates(specs: &[TemplateSpec]) -> String {
+    specs.iter().map(TemplateSpec::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn mounted_at(ve: &Ve) -> String {
+    match (&ve.mountpoint, ve.mounted) {
+        (Some(place), true) => place.display().to_string(),
+        // Wanted there but not there: somebody unmounted it behind the daemon's back, or mounting failed.
+        (Some(place), false) => format!("({}, not mounted)", place.display()),
+        (None, _) => NOTHING.to_owned(),
+    }
+}
+
+fn show(ve: &Ve) -> String {
+    let mut rows = vec![
+        ("VE", ve.name.to_string()),
+        ("number", ve.id.0.to_string()),
+        ("templates", templates(&ve.templates)),
+        ("base", ve.base.to_string()),
+        ("created", moment(ve.created)),
+        ("mounted at", mounted_at(ve)),
+    ];
+    rows.extend(ve.passthrough.map(|yes| ("passthrough", if yes { "yes" } else { "no" }.to_owned())));
+    rows.extend([
+        ("private", format!("{} in {}", size(ve.private_bytes), plural(ve.private_inodes, "inode"))),
+        ("shared", size(ve.base_bytes)),
+    ]);
+    rows.extend(ve.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
+    fields(rows)
+}
+
+fn remove(context: &Context, name: &VeName, force: bool, dry_run: bool) -> Result<()> {
+    if dry_run {
+        let ve = get(context, name)?;
+        if ve.mounted && !force {
+            return Err(Failure::new(Exit::Conflict, format!("VE {name} is mounted at {}", mounted_at(&ve)))
+                .with_hint(format!("unmount it first (vzfs ve umount {name}), or add --force")));
+        }
+        let mut steps = Vec::new();
+        if ve.mounted {
+            steps.push(format!("unmount VE {name} from {}", mounted_at(&ve)));
+        }
+        let (inodes, bytes) = (plural(ve.private_inodes, "changed inode"), size(ve.private_bytes));
+        steps.push(format!("remove VE {name} with {inodes}, {bytes} of private data"));
+        return context.plan(&steps);
+    }
+    let query = if force { "?force=true" } else { "" };
+    let removed: Removed = context.client.delete(&format!("/v1/ves/{name}{query}"))?;
+    context.output.done(&removed, |removed| format!("VE {} removed", removed.removed))
+}
+
+fn diff(changes: &[VolumeChange]) -> String {
+    if changes.is_empty() {
+        return "nothing changed\n".to_owned();
+    }
+    let columns = [Column::Text(""), Column::Text("TYPE"), Column::Number("SIZE"), Column::Text("PATH")];
+    let rows = changes.iter().map(|change| {
+        let bytes = if change.file_type == FileKind::File { size(change.size) } else { NOTHING.to_owned() };
+        let words = [sign(change.kind), type_text(change.file_type)].map(str::to_owned);
+        let [sign, kind] = words;
+        vec![sign, kind, bytes, format!("/{}", change.path)]
+    });
+    let mut text = table(&columns, rows);
+    text.push_str(&totals(changes.iter().map(|change| change.kind)));
+    text
+}
+
+/// Makes an application template of a VE.
+pub(crate) fn send_commit(context: &Context, name: &VeName, request: &CommitVe) -> Result<Template> {
+    let progress = context.progress();
+    context.client.events(&format!("/v1/ves/{name}/commit"), Some(request), &progress)
+}
+
+fn commit(
+    context: &Context,
+    name: &VeName,
+    template: TemplateSpec,
+    description: Description,
+    dry_run: bool,
+) -> Result<()> {
+    if dry_run {
+        let ve = get(context, name)?;
+        must_be_new(context, &template)?;
+        let changes: Vec<VolumeChange> = context.client.get(&format!("/v1/ves/{name}/diff"))?;
+        let on = ve.templates.first().map_or(String::new(), |os| format!(" on {os}"));
+        let totals = totals(changes.iter().map(|change| change.kind));
+        let step =
+            format!("make the application template {template}{on} of VE {name}: {}", totals.trim_end());
+        return context.plan(&[step]);
+    }
+    let request = CommitVe {
+        template,
+        summary: description.summary,
+        labels: description.labels.into_iter().collect(),
+        packages: None,
+        exclude: description.exclude,
+    };
+    let template = send_commit(context, name, &request)?;
+    context.output.done(&template, made)
+}
+
+fn execute(context: &Context, arguments: ExecArgs) -> Result<u8> {
+    let ve = get(context, &arguments.name)?;
+    let ve = if ve.mounted { ve } else { mount(context, &arguments.name, None)? };
+    let Some(root) = ve.mountpoint else {
+        return Err(Failure::new(
+            Exit::ExecFailed,
+            format!("VE {} is mounted, but nobody knows where", ve.name),
+        ));
+    };
+    let spec = exec::ExecSpec {
+        root,
+        hostname: ve.name.to_string(),
+        user: arguments.user,
+        workdir: arguments.workdir,
+        env: arguments.env,
+        binds: arguments.bind,
+        network: if arguments.no_network { exec::Network::None } else { exec::Network::Host },
+        command: arguments.command,
+    };
+    exec::run_interactive(&spec, context.output.quiet)
+}

@@ -1,0 +1,113 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Package, rfc3339};
+use crate::types::{Digest, TemplateRef, TemplateSpec, Timestamp, VeId, VeName};
+
+/// A VE of the store.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Ve {
+    /// Its name.
+    pub name: VeName,
+    /// Its number, never used again.
+    pub id: VeId,
+    /// The templates it stands on, the OS template first.
+    pub templates: Vec<TemplateSpec>,
+    /// The digest of the base that they merge into.
+    pub base: Digest,
+    /// When it was made.
+    #[serde(with = "rfc3339")]
+    pub created: Timestamp,
+    /// Whether it is mounted now.
+    pub mounted: bool,
+    /// Where it is mounted, or will be when the daemon starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mountpoint: Option<PathBuf>,
+    /// Whether this mount's data goes through the kernel; `None` when it is not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passthrough: Option<bool>,
+    /// Inodes that it changed or made.
+    pub private_inodes: u64,
+    /// Bytes of content that it does not share.
+    pub private_bytes: u64,
+    /// Bytes of content in its base.
+    pub base_bytes: u64,
+    /// Free texts by name.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Make VEs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateVe {
+    /// The name, or with `count` its beginning.
+    pub name: VeName,
+    /// The templates to stand on, the OS template first.
+    pub templates: Vec<TemplateRef>,
+    /// Make this many: `NAME-1` to `NAME-count`. All are made or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Free texts by name, for each of them.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Give a VE another name; refused while it is mounted.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameVe {
+    /// The new name.
+    pub name: VeName,
+}
+
+/// Mount a VE. Asking for the place where it is mounted already is fine.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountVe {
+    /// An absolute path; without it, where it was mounted last, or the default place beside the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// Take a VE's mount away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UmountVe {
+    /// Also while programs use it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The query of `DELETE /v1/ves/{name}`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveQuery {
+    /// Also while it is mounted.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Make an application template of what a VE changed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommitVe {
+    /// The template to make.
+    pub template: TemplateSpec,
+    /// One line for people.
+    #[serde(default)]
+    pub summary: String,
+    /// Free texts by name.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The packages it brings; without them, the daemon compares the package databases if it knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packages: Option<Vec<Package>>,
+    /// What to leave out: globs over paths without a leading slash. `*` and `?` do not match a slash, `**` matches
+    /// any number of directories, `[..]` a set of characters. A match leaves out what is below it as well, and also
+    /// a deletion at that path.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+}

@@ -1,0 +1,107 @@
+//! From the command line and the environment to values.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use super::DaemonError;
+use crate::api::{DEFAULT_SOCKET, SOCKET_VARIABLE, STORE_VARIABLE};
+use crate::fuse::Passthrough;
+
+/// Each mount has this many threads at most unless told otherwise: requests are short, and there may be hundreds of mounts.
+const MAX_DEFAULT_THREADS: usize = 4;
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON document a line.
+    Json,
+}
+
+/// Whether file data goes through the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum PassthroughChoice {
+    /// Where the kernel and the privileges allow it.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// The vzfs daemon: owns a store, mounts its VEs, and answers `vzfs`.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "vzfsd", version, about)]
+pub struct Args {
+    /// The store folder; made when it is missing.
+    #[arg(long, value_name = "DIR", env = STORE_VARIABLE, default_value = "/var/lib/vzfs")]
+    pub store: PathBuf,
+    /// Where to listen.
+    #[arg(long, value_name = "PATH", env = SOCKET_VARIABLE, default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Stay in the foreground and log to standard error. Otherwise the command returns when the daemon is ready, and the
+    /// log is a file beside the socket, with the extension `log`.
+    #[arg(long)]
+    pub foreground: bool,
+    /// How log lines look. What is logged is chosen with VZFS_LOG, as in `VZFS_LOG=debug`.
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Whether file data goes through the kernel instead of the daemon.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub passthrough: PassthroughChoice,
+    /// Threads that answer requests of each mount; as many as CPUs, at most 4, unless given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+    /// Set by the command for the process that it leaves in the background: it tells on standard output when it is
+    /// ready.
+    #[arg(long, hide = true)]
+    pub background_child: bool,
+}
+
+/// What the daemon runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The store folder, absolute.
+    pub store: PathBuf,
+    /// The socket, absolute.
+    pub socket: PathBuf,
+    /// Whether file data may go through the kernel.
+    pub passthrough: Passthrough,
+    /// Threads of each mount.
+    pub threads: usize,
+}
+
+impl Args {
+    /// Makes the paths absolute, because the daemon leaves its working directory, and fills in what depends on the host.
+    pub fn resolve(&self) -> Result<Config, DaemonError> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(DaemonError::io(format!("use {}", path.display())))
+        };
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Config {
+            store: absolute(&self.store)?,
+            socket: absolute(&self.socket)?,
+            passthrough: match self.passthrough {
+                PassthroughChoice::Auto => Passthrough::Auto,
+                PassthroughChoice::Off => Passthrough::Off,
+            },
+            threads: self.threads.map_or(cpus.min(MAX_DEFAULT_THREADS), usize::from),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+        let args = Args::try_parse_from(["vzfsd", "--store", "s", "--threads", "3", "--passthrough", "off"]);
+        let config = args.expect("legal").resolve().expect("resolves");
+        assert!(config.store.is_absolute());
+        assert_eq!((config.threads, config.passthrough), (3, Passthrough::Off));
+        assert!(Args::try_parse_from(["vzfsd", "--threads", "0"]).is_err());
+    }
+}

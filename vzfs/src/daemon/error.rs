@@ -1,0 +1,254 @@
+//! The store's errors as refusals: one place decides code and hint, and logs what an administrator must know of.
+
+use std::error::Error;
+use std::io;
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+
+use crate::api::{ApiError, ErrorCode};
+use crate::archive::{ArchiveError, Reason};
+use crate::blobs::BlobError;
+use crate::meta::MetaError;
+use crate::store::StoreError;
+use crate::store::stack::StackError;
+use crate::tree::TreeError;
+use crate::volume::VolumeError;
+
+/// An error as an HTTP reply.
+pub(super) struct Refusal(pub ApiError);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// What a client is told of an error.
+pub(super) fn api_error(error: &StoreError) -> ApiError {
+    let code = if is_no_space(error) { ErrorCode::NoSpace } else { code(error) };
+    // Requests that were refused are the client's business; these are the host's.
+    if matches!(code, ErrorCode::Internal | ErrorCode::Damaged | ErrorCode::NoSpace) {
+        tracing::error!(%code, %error, "a request failed");
+    } else {
+        tracing::debug!(%code, %error, "a request was refused");
+    }
+    let reply = ApiError::new(code, error.to_string());
+    match hint(error, code) {
+        Some(hint) => reply.with_hint(hint),
+        None => reply,
+    }
+}
+
+fn code(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::UnknownTemplate(_) | StoreError::UnknownVe(_) => ErrorCode::NotFound,
+        StoreError::TemplateExists(_) | StoreError::VeExists(_) => ErrorCode::Exists,
+        StoreError::TemplateBusy(_)
+        | StoreError::VeBusy(_)
+        | StoreError::VeRemoving(_)
+        | StoreError::Locked { .. }
+        | StoreError::Closing => ErrorCode::Busy,
+        StoreError::TemplateInUse { .. }
+        | StoreError::Mounted { .. }
+        | StoreError::MountpointTaken { .. }
+        | StoreError::MountBusy { .. } => ErrorCode::InUse,
+        StoreError::NoOs { .. }
+        | StoreError::TwoOs(..)
+        | StoreError::Twice(_)
+        | StoreError::Unfit { .. }
+        | StoreError::Requires { .. } => ErrorCode::Unfit,
+        StoreError::NotAStore { .. }
+        | StoreError::Path { .. }
+        | StoreError::Invalid(_)
+        | StoreError::Type(_) => ErrorCode::Invalid,
+        StoreError::Format { .. } => ErrorCode::Unsupported,
+        StoreError::OutOfIds
+        | StoreError::Io { .. }
+        | StoreError::RemoveData { .. }
+        | StoreError::Unmount { .. } => ErrorCode::Internal,
+        // The commonest failures of a mount are a mount point that is unusable, and no privilege.
+        StoreError::Mount { source, .. } => match source.downcast_ref::<io::Error>() {
+            Some(error) if error.kind() == io::ErrorKind::Other => ErrorCode::Invalid,
+            Some(error) => path_code(error),
+            None => ErrorCode::Internal,
+        },
+        StoreError::Stack(error) => match error {
+            StackError::Tree(error) => tree_code(error),
+            StackError::Blobs(error) => blob_code(error),
+            StackError::Read { .. } => ErrorCode::Internal,
+            StackError::Damaged { .. } => ErrorCode::Damaged,
+        },
+        StoreError::Blob(error) => blob_code(error),
+        StoreError::Tree(error) => tree_code(error),
+        StoreError::Archive(error) => archive_code(error),
+        StoreError::Meta(error) => meta_code(error),
+        StoreError::Volume { source, .. } => match &**source {
+            VolumeError::Damaged { .. } => ErrorCode::Damaged,
+            VolumeError::Meta(error) => meta_code(error),
+            VolumeError::Blob(error) => blob_code(error),
+            _ => ErrorCode::Internal,
+        },
+    }
+}
+
+fn blob_code(error: &BlobError) -> ErrorCode {
+    match error {
+        BlobError::Missing { .. } | BlobError::Damaged { .. } => ErrorCode::Damaged,
+        BlobError::Io { .. } | BlobError::Content(_) => ErrorCode::Internal,
+    }
+}
+
+fn tree_code(error: &TreeError) -> ErrorCode {
+    match error {
+        TreeError::Missing(_) | TreeError::Damaged { .. } | TreeError::WrongDigest { .. } => {
+            ErrorCode::Damaged
+        }
+        TreeError::NewerFormat { .. } => ErrorCode::Unsupported,
+        TreeError::Unfit { .. } | TreeError::TooLarge(_) => ErrorCode::Invalid,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn meta_code(error: &MetaError) -> ErrorCode {
+    match error {
+        MetaError::Damaged { .. } => ErrorCode::Damaged,
+        MetaError::Locked { .. } => ErrorCode::Busy,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn archive_code(error: &ArchiveError) -> ErrorCode {
+    match error {
+        ArchiveError::Io { source, .. } => path_code(source),
+        ArchiveError::NotAnArchive { .. } => ErrorCode::Invalid,
+        ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. } => match reason {
+            Reason::Blob(error) => blob_code(error),
+            Reason::Tree(error) => tree_code(error),
+            Reason::Io { .. } => ErrorCode::Internal,
+            // Everything else is in the archive itself.
+            _ => ErrorCode::Invalid,
+        },
+        ArchiveError::Output(_) | ArchiveError::Provider(_) => ErrorCode::Internal,
+        ArchiveError::Content { source, .. } => {
+            // The content is the store's own: one that is not there is damage.
+            if source.kind() == io::ErrorKind::NotFound { ErrorCode::Damaged } else { ErrorCode::Internal }
+        }
+    }
+}
+
+/// For a path that the request names.
+fn path_code(error: &io::Error) -> ErrorCode {
+    match error.kind() {
+        io::ErrorKind::NotFound => ErrorCode::NotFound,
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::AlreadyExists => {
+            ErrorCode::Invalid
+        }
+        _ => ErrorCode::Internal,
+    }
+}
+
+/// Whether the store's disk (or its quota) is full, whoever noticed it.
+fn is_no_space(error: &StoreError) -> bool {
+    let inner: &dyn Error = match error {
+        StoreError::Archive(archive) => match &**archive {
+            ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. } => reason,
+            archive => archive,
+        },
+        error => error,
+    };
+    let mut cause = Some(inner);
+    while let Some(error) = cause {
+        let by_number = error.downcast_ref::<io::Error>().is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        });
+        if by_number {
+            return true;
+        }
+        cause = error.source();
+    }
+    // RocksDB passes the system's answer on as a text.
+    let database = match error {
+        StoreError::Meta(error) => error,
+        StoreError::Volume { source, .. } => match &**source {
+            VolumeError::Meta(error) => error,
+            _ => return false,
+        },
+        _ => return false,
+    };
+    database.to_string().contains("No space left on device")
+}
+
+fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
+    let text = match (error, code) {
+        (_, ErrorCode::NoSpace) => "free space on the store's disk, or remove templates and VEs".to_owned(),
+        (StoreError::NoOs { fits: Some(os) }, _) => format!("put {os} first"),
+        (StoreError::NoOs { fits: None }, _) => {
+            "name one OS template; `vzfs template list` shows them".to_owned()
+        }
+        (StoreError::TwoOs(..), _) => "name one of them".to_owned(),
+        (StoreError::Unfit { os, app, .. }, _) => {
+            format!("build {} on {os}, or take the OS that it was made on", app.name)
+        }
+        (StoreError::Requires { needs, .. }, _) => format!("name {needs} before it"),
+        (StoreError::UnknownTemplate(_), _) => "`vzfs template list` shows what there is".to_owned(),
+        (StoreError::UnknownVe(_), _) => "`vzfs ve list` shows what there is".to_owned(),
+        (StoreError::TemplateExists(_), _) => {
+            "a template never changes: give the new one another version, or remove the old one".to_owned()
+        }
+        (StoreError::TemplateBusy(_), _) => "wait until that is done".to_owned(),
+        (StoreError::TemplateInUse { .. }, _) => "remove these first".to_owned(),
+        (StoreError::Mounted { ve, .. }, _) => format!("unmount it first: `vzfs ve umount {ve}`"),
+        (StoreError::MountBusy { .. }, _) => {
+            "end the programs that use it, or unmount with --force: they keep it until they end".to_owned()
+        }
+        (StoreError::MountpointTaken { .. }, _) => "choose another mount point".to_owned(),
+        (StoreError::VeBusy(_), _) => "wait until the export or commit is done".to_owned(),
+        (StoreError::Locked { .. }, _) => "stop that daemon, or give this one another --store".to_owned(),
+        (StoreError::NotAStore { .. }, _) => "name an empty or a new folder".to_owned(),
+        (StoreError::Format { .. }, _) => "use the version of vzfs that made it, or a newer one".to_owned(),
+        (_, ErrorCode::Damaged) => "`vzfs template verify` shows what is damaged".to_owned(),
+        _ => return None,
+    };
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_recognised_wherever_it_was_noticed() {
+        let full = || io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        let blob = || BlobError::Io { action: "write", path: "/store/blobs/tmp/1".into(), source: full() };
+        let errors = [
+            StoreError::Io { action: "write", path: "/store/format".into(), source: full() },
+            StoreError::Blob(blob()),
+            StoreError::from(ArchiveError::Entry {
+                archive: "a.tar".into(),
+                entry: "etc".into(),
+                reason: Reason::Blob(Box::new(blob())),
+            }),
+            StoreError::Stack(StackError::Blobs(blob())),
+        ];
+        for error in errors {
+            let reply = api_error(&error);
+            assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
+            assert!(reply.hint.is_some());
+        }
+    }
+
+    #[test]
+    fn unfit_stacks_say_what_fits() {
+        let error = StoreError::Unfit {
+            app: "nginx@1".parse().expect("legal"),
+            os: "debian@13".parse().expect("legal"),
+            fits: "debian@12".to_owned(),
+        };
+        let reply = api_error(&error);
+        assert_eq!(reply.code, ErrorCode::Unfit);
+        assert!(reply.message.contains("debian@12") && reply.message.contains("debian@13"), "{reply}");
+    }
+}

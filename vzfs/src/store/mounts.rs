@@ -1,0 +1,305 @@
+//! Mounts of VEs: made, taken away, made again at the next start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::records::VeRecord;
+use super::slot::{Live, Slot};
+use super::{BoxError, Store, StoreError};
+use crate::api::Ve;
+use crate::meta::Table;
+use crate::types::VeName;
+use crate::volume::{Usage, Volume};
+
+/// Makes mounts. The daemon's makes FUSE mounts; tests need none.
+pub trait Mounter: Send + Sync {
+    /// Shows a volume at a mount point, which it makes when it is missing. What a dead daemon left there is taken away
+    /// first.
+    ///
+    /// # Errors
+    /// Whatever stopped it; then nothing is mounted.
+    fn mount(
+        &self,
+        volume: Arc<Volume>,
+        ve: &VeName,
+        mountpoint: &Path,
+    ) -> Result<Box<dyn Mounted>, BoxError>;
+}
+
+/// A mount that exists. Dropping it takes it away as far as that is possible without waiting.
+pub trait Mounted: Send + Sync {
+    /// Whether it still answers: an administrator may have unmounted it by hand.
+    fn is_alive(&self) -> bool;
+    /// Whether data goes through the kernel.
+    fn passthrough(&self) -> bool;
+    /// Takes it away. With `force`, also while programs use it.
+    ///
+    /// # Errors
+    /// The mount is still there, and is given back.
+    fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)>;
+}
+
+/// Why a mount is still there.
+#[derive(Debug, Error)]
+pub enum UnmountError {
+    /// Programs use it.
+    #[error("programs use it")]
+    Busy,
+    /// Anything else.
+    #[error(transparent)]
+    Other(BoxError),
+}
+
+/// How long a removal or a close waits for requests that still hold the volume. An unmounted FUSE session needs
+/// milliseconds to end.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Store {
+    /// Mounts a VE, and from now on at each start. Asking for where it is mounted already changes nothing.
+    pub fn mount(&self, ve: &VeName, mountpoint: Option<&Path>) -> Result<Ve, StoreError> {
+        self.check_open()?;
+        let slot = self.slot(ve)?;
+        {
+            let mut live = slot.live.lock();
+            let record = slot.record();
+            let place = mountpoint
+                .or(record.mountpoint.as_deref())
+                .or(record.last_mountpoint.as_deref())
+                .map_or_else(|| self.layout.default_mountpoint(record.name.as_str()), Path::to_owned);
+            let new = self.mount_locked(&slot, &mut live, &place)?;
+            if new && record.mountpoint.as_ref() != Some(&place) {
+                // Mounted first, then wanted: the other way round, a mount that cannot work would be tried at each start.
+                let wanted = VeRecord {
+                    mountpoint: Some(place.clone()),
+                    last_mountpoint: Some(place),
+                    ..(*record).clone()
+                };
+                if let Err(error) = self.save(&slot, wanted) {
+                    let _ = self.unmount_locked(&slot, &mut live, true);
+                    return Err(error);
+                }
+            }
+        }
+        self.describe(&slot)
+    }
+
+    /// Takes a VE's mount away and no longer makes it at start. Not being mounted is fine.
+    pub fn umount(&self, ve: &VeName, force: bool) -> Result<Ve, StoreError> {
+        let slot = self.slot(ve)?;
+        {
+            let mut live = slot.live.lock();
+            self.unmount_locked(&slot, &mut live, force)?;
+            let record = slot.record();
+            if record.mountpoint.is_some() {
+                self.save(&slot, VeRecord { mountpoint: None, ..(*record).clone() })?;
+            }
+        }
+        self.describe(&slot)
+    }
+
+    /// Mounts what was mounted when the last daemon ended. One that fails is logged and stays wanted.
+    pub fn mount_wanted(&self) {
+        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        for slot in slots {
+            let mut live = slot.live.lock();
+            let record = slot.record();
+            let Some(place) = &record.mountpoint else { continue };
+            if self.closing.load(Ordering::SeqCst) {
+                return;
+            }
+            if let Err(error) = self.mount_locked(&slot, &mut live, place) {
+                tracing::error!(ve = %record.name, %error, "the VE stays unmounted");
+            }
+        }
+    }
+
+    /// Ends the service: nothing new starts, and every mount is taken away but stays wanted for the next start.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        for slot in slots {
+            let mut live = slot.live.lock();
+            let gentle = self.unmount_locked(&slot, &mut live, false);
+            let result = gentle.or_else(|error| {
+                tracing::warn!(%error, "detaching it: programs lose it when they close their files");
+                self.unmount_locked(&slot, &mut live, true)
+            });
+            if let Err(error) = result {
+                tracing::error!(%error, "a mount is left behind");
+            }
+        }
+        if let Err(error) = self.meta.sync() {
+            tracing::error!(%error, "cannot sync the database");
+        }
+    }
+
+    /// Returns whether there is a new mount; `false` when it is mounted there already.
+    fn mount_locked(&self, slot: &Slot, live: &mut Live, place: &Path) -> Result<bool, StoreError> {
+        let record = slot.record();
+        let ve = &record.name;
+        if live.removed {
+            return Err(StoreError::VeRemoving(ve.clone()));
+        }
+        check_mountpoint(place, &self.layout.dir)?;
+        if live.mount.as_ref().is_some_and(|mount| !mount.is_alive()) {
+            tracing::warn!(%ve, "its mount was taken away by something else");
+            live.mount = None;
+            self.show_unmounted(slot);
+        }
+        if live.mount.is_some() {
+            let mountpoint = slot.shown.read().mounted.clone().unwrap_or_default();
+            return if mountpoint == place {
+                Ok(false)
+            } else {
+                Err(StoreError::Mounted { ve: ve.clone(), mountpoint })
+            };
+        }
+        self.claim(place, ve)?;
+        let mount = self.volume_locked(slot, live).and_then(|volume| {
+            let failed = |source| StoreError::Mount { ve: ve.clone(), mountpoint: place.to_owned(), source };
+            self.mounter.mount(volume, ve, place).map_err(failed)
+        });
+        let mount = match mount {
+            Ok(mount) => mount,
+            Err(error) => {
+                self.mountpoints.lock().remove(place);
+                return Err(error);
+            }
+        };
+        tracing::debug!(%ve, mountpoint = %place.display(), passthrough = mount.passthrough(), "mounted");
+        let mut shown = slot.shown.write();
+        shown.mounted = Some(place.to_owned());
+        shown.passthrough = Some(mount.passthrough());
+        shown.usage = None;
+        live.mount = Some(mount);
+        Ok(true)
+    }
+
+    pub(super) fn unmount_locked(&self, slot: &Slot, live: &mut Live, force: bool) -> Result<(), StoreError> {
+        let Some(mount) = live.mount.take() else { return Ok(()) };
+        if let Err((mount, error)) = mount.unmount(force) {
+            live.mount = Some(mount);
+            let ve = slot.record().name.clone();
+            let mountpoint = slot.shown.read().mounted.clone().unwrap_or_default();
+            return Err(match error {
+                UnmountError::Busy => StoreError::MountBusy { ve, mountpoint },
+                UnmountError::Other(source) => StoreError::Unmount { ve, mountpoint, source },
+            });
+        }
+        tracing::debug!(ve = %slot.record().name, "unmounted");
+        self.show_unmounted(slot);
+        Ok(())
+    }
+
+    fn show_unmounted(&self, slot: &Slot) {
+        let place = {
+            let mut shown = slot.shown.write();
+            shown.passthrough = None;
+            shown.mounted.take()
+        };
+        if let Some(place) = place {
+            self.mountpoints.lock().remove(&place);
+        }
+    }
+
+    /// Takes a mount point for a VE, so that two requests cannot mount over each other.
+    fn claim(&self, place: &Path, ve: &VeName) -> Result<(), StoreError> {
+        let mut taken = self.mountpoints.lock();
+        match taken.get(place) {
+            Some(other) => {
+                Err(StoreError::MountpointTaken { mountpoint: place.to_owned(), ve: other.clone() })
+            }
+            None => {
+                taken.insert(place.to_owned(), ve.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// The VE's one volume (S2), opened if nobody has it open. It is closed when the last holder drops it.
+    pub(super) fn volume(&self, slot: &Slot) -> Result<Arc<Volume>, StoreError> {
+        self.check_open()?;
+        self.volume_locked(slot, &slot.live.lock())
+    }
+
+    fn volume_locked(&self, slot: &Slot, live: &Live) -> Result<Arc<Volume>, StoreError> {
+        let record = slot.record();
+        if live.removed {
+            return Err(StoreError::VeRemoving(record.name.clone()));
+        }
+        if let Some(volume) = slot.shown.read().volume.upgrade() {
+            return Ok(volume);
+        }
+        let base = self.trees.open(&record.base)?;
+        let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
+        let volume = volume
+            .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
+        let volume = Arc::new(volume);
+        slot.shown.write().volume = Arc::downgrade(&volume);
+        Ok(volume)
+    }
+
+    /// Waits until nobody holds the VE's volume any more, or for some seconds; `false` then. The caller
+    /// holds `live`, so nobody opens it anew.
+    pub(super) fn wait_until_released(&self, slot: &Slot) -> bool {
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        while slot.shown.read().volume.strong_count() > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    /// How much of its own a VE has. Remembered while it is not mounted, because then nothing changes it.
+    pub(super) fn usage(&self, slot: &Slot) -> Result<Usage, StoreError> {
+        let failed = |source| StoreError::Volume { ve: slot.record().name.clone(), source: Box::new(source) };
+        let mounted = {
+            let shown = slot.shown.read();
+            shown.mounted.as_ref().and_then(|_| shown.volume.upgrade())
+        };
+        if let Some(volume) = mounted {
+            return volume.usage().map_err(failed);
+        }
+        // With `live` held it cannot be mounted, changed and unmounted between the look and the note.
+        let live = slot.live.lock();
+        if let Some(usage) = slot.shown.read().usage {
+            return Ok(usage);
+        }
+        let usage = self.volume_locked(slot, &live)?.usage().map_err(failed)?;
+        if live.mount.is_none() {
+            slot.shown.write().usage = Some(usage);
+        }
+        Ok(usage)
+    }
+
+    /// Writes a VE's record, then shows it. The caller holds `live`.
+    pub(super) fn save(&self, slot: &Slot, record: VeRecord) -> Result<(), StoreError> {
+        self.meta.put(Table::Ve, &slot.id.to_string(), &record)?;
+        slot.shown.write().record = Arc::new(record);
+        Ok(())
+    }
+}
+
+/// What no mount point may be, whatever is there.
+fn check_mountpoint(place: &Path, store: &Path) -> Result<(), StoreError> {
+    let refuse = |why| Err(StoreError::Path { what: "a mount point", path: PathBuf::from(place), why });
+    if !place.is_absolute() {
+        return refuse("it is not absolute");
+    }
+    if place.components().any(|part| matches!(part, std::path::Component::ParentDir)) {
+        return refuse("it contains ..");
+    }
+    if store.starts_with(place) {
+        return refuse("it would hide the store");
+    }
+    if place.starts_with(store) {
+        return refuse("it is inside the store");
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What the catalog keeps, as JSON. These are stored data: fields are only ever added, with a default.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::{OsIdentity, Package, Template, TemplateKind, TemplateStats};
+use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName};
+
+/// A template, under the key `NAME@VERSION`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct TemplateRecord {
+    pub spec: TemplateSpec,
+    pub kind: TemplateKind,
+    /// What an application template was made on. The layer's digest decides, the name is for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsIdentity>,
+    /// The application templates that must be below it, because its layer holds changes to their files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<TemplateSpec>,
+    pub layer: Digest,
+    #[serde(default)]
+    pub summary: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub packages: Vec<Package>,
+    pub created: Timestamp,
+    pub stats: TemplateStats,
+}
+
+impl TemplateRecord {
+    pub(super) fn to_api(&self, used_by: Vec<VeName>) -> Template {
+        Template {
+            name: self.spec.name.clone(),
+            version: self.spec.version.clone(),
+            kind: self.kind,
+            os: self.os.clone(),
+            digest: self.layer,
+            summary: self.summary.clone(),
+            labels: self.labels.clone(),
+            packages: self.packages.clone(),
+            created: self.created,
+            stats: self.stats,
+            used_by,
+        }
+    }
+
+    /// The template as something that can be built on; `None` for an application template.
+    pub(super) fn os_identity(&self) -> Option<OsIdentity> {
+        (self.kind == TemplateKind::Os).then(|| OsIdentity {
+            name: self.spec.name.clone(),
+            version: self.spec.version.clone(),
+            layer: self.layer,
+        })
+    }
+}
+
+/// One template of a VE's stack. The digest is kept beside the name, because it is what the base was made of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct StackItem {
+    pub spec: TemplateSpec,
+    pub layer: Digest,
+}
+
+/// A VE, under its number in hexadecimal: a rename is then one write.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct VeRecord {
+    pub name: VeName,
+    pub id: VeId,
+    /// The OS first.
+    pub stack: Vec<StackItem>,
+    pub base: Digest,
+    pub created: Timestamp,
+    /// Where the VE is wanted mounted; `None` when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mountpoint: Option<PathBuf>,
+    /// Where it was mounted last, the default for the next time when it is not the store's default place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_mountpoint: Option<PathBuf>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its removal has begun: the next open finishes it.
+    #[serde(default)]
+    pub removing: bool,
+}
+
+/// A base, under the digest of its stack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct BaseRecord {
+    pub base: Digest,
+    /// The layers that it was made of, the OS first.
+    pub layers: Vec<Digest>,
+    /// What the merge decided, for people.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}

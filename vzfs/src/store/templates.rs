@@ -1,0 +1,355 @@
+//! Templates: made from sources and from VEs, looked at, compared, verified, exported, removed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+
+use super::events::{Events, Step};
+use super::globs::Globs;
+use super::packages::{Database, new_packages};
+use super::records::{StackItem, TemplateRecord};
+use super::{Store, StoreError, convert, difference};
+use crate::api::{
+    Change, CommitVe, DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind,
+    VerifyReport, path_text,
+};
+use crate::archive::{self, Limits, Source, TemplateSource};
+use crate::blobs::Batch;
+use crate::meta::Table;
+use crate::tree::{ContentRef, Tree, TreeBuilder, WalkEntry, diff};
+use crate::types::{Digest, TemplateRef, TemplateSpec, Timestamp, VeName};
+
+/// What a record says beside the tree.
+struct Description {
+    spec: TemplateSpec,
+    kind: TemplateKind,
+    os: Option<OsIdentity>,
+    requires: Vec<TemplateSpec>,
+    summary: String,
+    labels: BTreeMap<String, String>,
+    /// As the request gave them.
+    packages: Option<Vec<Package>>,
+    /// Where to read them otherwise, and the packages that were there before.
+    database: Option<Database>,
+    known: Vec<Package>,
+}
+
+/// A template name that is being made. Dropping it gives the name back.
+struct Reservation<'a> {
+    store: &'a Store,
+    spec: TemplateSpec,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.store.catalog.write().making.remove(&self.spec);
+    }
+}
+
+impl Store {
+    /// All templates, by name and version.
+    pub fn templates(&self) -> Vec<Template> {
+        let records: Vec<_> = self.catalog.read().templates.values().cloned().collect();
+        let mut users = self.template_users();
+        let mut used_by = |spec: &TemplateSpec| users.remove(spec).unwrap_or_default();
+        records.iter().map(|record| record.to_api(used_by(&record.spec))).collect()
+    }
+
+    /// One template; the newest version when the reference names none.
+    pub fn template(&self, reference: &TemplateRef) -> Result<Template, StoreError> {
+        let record = self.catalog.read().template(reference)?;
+        let used_by = self.template_users().remove(&record.spec).unwrap_or_default();
+        Ok(record.to_api(used_by))
+    }
+
+    fn template_users(&self) -> HashMap<TemplateSpec, Vec<VeName>> {
+        let mut users: HashMap<_, Vec<VeName>> = HashMap::new();
+        for (name, slot) in &self.catalog.read().ves {
+            for item in &slot.record().stack {
+                users.entry(item.spec.clone()).or_default().push(name.clone());
+            }
+        }
+        users
+    }
+
+    /// Makes a template of a folder, a tar or an OCI layout of this host. With `os`, the source is a complete root
+    /// filesystem that was made on that OS, and the template is the difference.
+    pub fn import(&self, request: &ImportRequest, events: &dyn Events) -> Result<Template, StoreError> {
+        let exclude = Globs::new(&request.exclude)?;
+        let kind = import_kind(request)?;
+        if !request.source.is_absolute() {
+            let (what, path) = ("a source", request.source.clone());
+            return Err(StoreError::Path { what, path, why: "it is not absolute" });
+        }
+        let _adding = self.begin_adding()?;
+        let os = request.os.as_ref().map(|os| self.catalog.read().os(os)).transpose()?;
+        let on: Vec<_> = os.iter().map(os_spec).collect();
+        let _name = self.reserve(&request.template, on.clone())?;
+        let os_tree = os.as_ref().map(|os| self.trees.open(&os.layer)).transpose()?;
+
+        let source = Source::detect(&request.source)?;
+        let batch = self.blobs.batch();
+        let step = Step::new(events, "files", "reading", None);
+        let mut full = archive::import(&source, &batch, &Limits::default(), &step)?;
+        step.finish();
+        difference::flatten(&mut full);
+        let database = Database::find(&full);
+        let mut layer = match &os_tree {
+            Some(os) => difference::difference(os, &full)?,
+            None => full,
+        };
+        // Last, so that leaving out a path that the OS has is no deletion of it.
+        exclude.prune(&mut layer);
+        let description = Description {
+            spec: request.template.clone(),
+            kind,
+            os,
+            requires: Vec::new(),
+            summary: request.summary.clone(),
+            labels: request.labels.clone(),
+            packages: request.packages.clone(),
+            database,
+            known: self.packages_of(&on),
+        };
+        self.publish(batch, layer, description, events)
+    }
+
+    /// Makes an application template of what a VE changed. Its stack's applications are needed below it.
+    pub fn commit(
+        &self,
+        ve: &VeName,
+        request: &CommitVe,
+        events: &dyn Events,
+    ) -> Result<Template, StoreError> {
+        let exclude = Globs::new(&request.exclude)?;
+        let _adding = self.begin_adding()?;
+        let slot = self.slot(ve)?;
+        let record = slot.record();
+        let [os, apps @ ..] = &*record.stack else { return Err(StoreError::NoOs { fits: None }) };
+        let below: Vec<_> = record.stack.iter().map(|item| item.spec.clone()).collect();
+        let _name = self.reserve(&request.template, below.clone())?;
+        let volume = self.volume(&slot)?;
+        let batch = self.blobs.batch();
+        events.progress(0, None, "files", "reading");
+        let layer = volume.to_layer(&batch, &|path| exclude.matches_path(path));
+        let layer =
+            layer.map_err(|source| StoreError::Volume { ve: ve.clone(), source: Box::new(source) })?;
+        let identity =
+            OsIdentity { name: os.spec.name.clone(), version: os.spec.version.clone(), layer: os.layer };
+        let description = Description {
+            spec: request.template.clone(),
+            kind: TemplateKind::App,
+            os: Some(identity),
+            requires: apps.iter().map(|app| app.spec.clone()).collect(),
+            summary: request.summary.clone(),
+            labels: request.labels.clone(),
+            packages: request.packages.clone(),
+            database: Database::find(&layer),
+            known: self.packages_of(&below),
+        };
+        self.publish(batch, layer, description, events)
+    }
+
+    /// Takes the name for as long as the template is being made (S4 for what it is made on).
+    fn reserve(&self, spec: &TemplateSpec, on: Vec<TemplateSpec>) -> Result<Reservation<'_>, StoreError> {
+        let mut catalog = self.catalog.write();
+        if catalog.templates.contains_key(spec) {
+            return Err(StoreError::TemplateExists(spec.clone()));
+        }
+        if catalog.making.contains_key(spec) {
+            return Err(StoreError::TemplateBusy(spec.clone()));
+        }
+        // What it is made on was looked up before; it may be gone since.
+        if let Some(gone) = on.iter().find(|on| !catalog.templates.contains_key(on)) {
+            return Err(StoreError::UnknownTemplate(gone.clone().into()));
+        }
+        catalog.making.insert(spec.clone(), on);
+        Ok(Reservation { store: self, spec: spec.clone() })
+    }
+
+    fn packages_of(&self, specs: &[TemplateSpec]) -> Vec<Package> {
+        let catalog = self.catalog.read();
+        let records = specs.iter().filter_map(|spec| catalog.templates.get(spec));
+        records.flat_map(|record| record.packages.iter().cloned()).collect()
+    }
+
+    /// Makes a finished layer a template.
+    ///
+    /// The order is what makes S1 hold through a crash: the blobs are durable before the tree that names them, the tree
+    /// before the record that names it. A crash in between leaves blobs or a tree that nobody names, which the next sweep
+    /// removes.
+    fn publish(
+        &self,
+        batch: Batch<'_>,
+        layer: TreeBuilder,
+        description: Description,
+        events: &dyn Events,
+    ) -> Result<Template, StoreError> {
+        let image = layer.finish()?;
+        events.progress(0, None, "files", "storing");
+        let stored = batch.commit()?;
+        self.trees.put(&image)?;
+        let tree = self.trees.open(&image.digest)?;
+        let packages = match (description.packages, &description.database) {
+            (Some(packages), _) => packages,
+            (None, Some(database)) => new_packages(self.packages(database)?, &description.known),
+            (None, None) => Vec::new(),
+        };
+        let record = TemplateRecord {
+            spec: description.spec,
+            kind: description.kind,
+            os: description.os,
+            requires: description.requires,
+            layer: image.digest,
+            summary: description.summary,
+            labels: description.labels,
+            packages,
+            created: Timestamp::now(),
+            stats: convert::stats(&tree.stats()),
+        };
+        self.meta.put(Table::Template, &record.spec.to_string(), &record)?;
+        tracing::info!(
+            template = %record.spec,
+            layer = %record.layer.short(),
+            inodes = record.stats.inodes,
+            new_blobs = stored.new_blobs,
+            "template stored"
+        );
+        let template = record.to_api(Vec::new());
+        self.catalog.write().templates.insert(record.spec.clone(), Arc::new(record));
+        Ok(template)
+    }
+
+    /// What is different in `b` from `a`. Application templates are compared as they look on their OS.
+    pub fn diff_templates(&self, a: &TemplateRef, b: &TemplateRef) -> Result<Vec<Change>, StoreError> {
+        let (a, b) = {
+            let catalog = self.catalog.read();
+            (catalog.template(a)?, catalog.template(b)?)
+        };
+        if a.layer == b.layer && a.os == b.os {
+            return Ok(Vec::new());
+        }
+        let (a, b) = (self.whole_tree(&a)?, self.whole_tree(&b)?);
+        Ok(diff(&a, &b).iter().map(|change| convert::change(change, &a, &b)).collect())
+    }
+
+    /// What a VE of this template alone shows.
+    fn whole_tree(&self, record: &TemplateRecord) -> Result<Arc<Tree>, StoreError> {
+        let layer = self.trees.open(&record.layer)?;
+        let Some(os) = &record.os else { return Ok(layer) };
+        let mut builder = TreeBuilder::from_tree(&*self.trees.open(&os.layer)?)?;
+        let catalog = self.catalog.read();
+        let below: Vec<_> =
+            record.requires.iter().filter_map(|spec| catalog.templates.get(spec).cloned()).collect();
+        drop(catalog);
+        for app in below {
+            builder.apply_layer(&*self.trees.open(&app.layer)?)?;
+        }
+        builder.apply_layer(&layer)?;
+        Ok(Arc::new(Tree::from_bytes(builder.finish()?.bytes)?))
+    }
+
+    /// Reads every blob of the template again, and its tree, and compares the digests.
+    pub fn verify(&self, reference: &TemplateRef, events: &dyn Events) -> Result<VerifyReport, StoreError> {
+        let record = self.catalog.read().template(reference)?;
+        let mut report = VerifyReport { blobs: 0, bytes: 0, damaged: Vec::new() };
+        let damage = |path: &[u8], digest, why: String| DamagedBlob { digest, path: path_text(path), why };
+        let tree = match self.trees.open(&record.layer) {
+            Ok(tree) => tree,
+            Err(error) => {
+                report.damaged.push(damage(b"", record.layer, error.to_string()));
+                return Ok(report);
+            }
+        };
+        if let Err(error) = tree.validate() {
+            report.damaged.push(damage(b"", record.layer, error.to_string()));
+        }
+        let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
+        for (path, entry) in tree.walk() {
+            if let WalkEntry::Node(view) = entry
+                && let ContentRef::Blob { digest, .. } = view.content()
+            {
+                blobs.entry(digest).or_insert(path);
+            }
+        }
+        let step = Step::new(events, "blobs", "verifying", Some(blobs.len() as u64));
+        let mut blobs: Vec<_> = blobs.into_iter().collect();
+        blobs.sort_by(|(_, a), (_, b)| a.cmp(b));
+        for (digest, path) in blobs {
+            match self.blobs.verify(&digest) {
+                Ok(bytes) => report.bytes += bytes,
+                // A blob that is unreadable is as lost as one that changed; the report goes on to the others.
+                Err(error) => {
+                    tracing::error!(template = %record.spec, path = %path_text(&path), %error, "damaged blob");
+                    report.damaged.push(damage(&path, digest, error.to_string()));
+                }
+            }
+            report.blobs += 1;
+            step.add(1);
+        }
+        step.finish();
+        Ok(report)
+    }
+
+    /// Writes the template's layer as a tar. An application's deletions are OCI whiteouts.
+    pub fn export_template(&self, reference: &TemplateRef, out: impl Write) -> Result<(), StoreError> {
+        let record = self.catalog.read().template(reference)?;
+        let tree = self.trees.open(&record.layer)?;
+        Ok(archive::export_tar(TemplateSource { tree: &tree, blobs: &self.blobs }, out)?)
+    }
+
+    /// Removes a template that nothing stands on (S4), and the space that only it needed.
+    pub fn remove_template(&self, reference: &TemplateRef) -> Result<Removed, StoreError> {
+        let spec = {
+            let mut catalog = self.catalog.write();
+            let spec = catalog.template(reference)?.spec.clone();
+            let slots = catalog.ves.iter().map(|(name, slot)| (name, slot.record()));
+            let on_it = |stack: &[StackItem]| stack.iter().any(|item| item.spec == spec);
+            let mut ves: Vec<_> =
+                slots.filter(|(_, record)| on_it(&record.stack)).map(|(name, _)| name.clone()).collect();
+            ves.extend(
+                catalog.making_ves.iter().filter(|(_, stack)| on_it(stack)).map(|(name, _)| name.clone()),
+            );
+            let mut templates: Vec<_> = catalog
+                .templates
+                .values()
+                .filter(|app| {
+                    app.requires.contains(&spec) || app.os.as_ref().is_some_and(|os| os_spec(os) == spec)
+                })
+                .map(|app| app.spec.clone())
+                .collect();
+            templates.extend(
+                catalog.making.iter().filter(|(_, on)| on.contains(&spec)).map(|(name, _)| name.clone()),
+            );
+            if !ves.is_empty() || !templates.is_empty() {
+                return Err(StoreError::TemplateInUse { spec, ves, templates });
+            }
+            // Under the lock, so that nothing is made on it between the check and the end of the record. The record goes before
+            // what it names (S1).
+            self.meta.delete(Table::Template, &spec.to_string())?;
+            catalog.templates.remove(&spec);
+            spec
+        };
+        tracing::info!(template = %spec, "template removed");
+        Ok(Removed { removed: spec.to_string(), freed_bytes: self.sweep()? })
+    }
+}
+
+fn os_spec(os: &OsIdentity) -> TemplateSpec {
+    TemplateSpec { name: os.name.clone(), version: os.version.clone() }
+}
+
+fn import_kind(request: &ImportRequest) -> Result<TemplateKind, StoreError> {
+    match (request.kind, &request.os) {
+        (None | Some(TemplateKind::Os), None) => Ok(TemplateKind::Os),
+        (None | Some(TemplateKind::App), Some(_)) => Ok(TemplateKind::App),
+        (Some(TemplateKind::Os), Some(os)) => {
+            let why = format!("an OS template is not made on another template, and the request names {os}");
+            Err(StoreError::Invalid(why))
+        }
+        (Some(TemplateKind::App), None) => {
+            let why = "an application template is made on an OS template, and the request names none";
+            Err(StoreError::Invalid(why.to_owned()))
+        }
+    }
+}

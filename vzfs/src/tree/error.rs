@@ -1,0 +1,99 @@
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::types::Digest;
+
+/// Why a tree could not be built, stored or read.
+#[derive(Debug, Error)]
+pub enum TreeError {
+    /// The host filesystem refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: "create", "rename".
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The store has no such tree.
+    #[error("tree {0} is not in the store")]
+    Missing(Digest),
+    /// The bytes break a rule of the format.
+    #[error("tree {tree} is damaged: {what}")]
+    Damaged {
+        /// The tree, by the name it was asked for.
+        tree: Digest,
+        /// The rule and the place.
+        what: String,
+    },
+    /// The bytes are not the ones that the name stands for.
+    #[error("tree {tree} is damaged: its bytes have the digest {actual}")]
+    WrongDigest {
+        /// The tree, by the name it was asked for.
+        tree: Digest,
+        /// What its bytes hash to.
+        actual: Digest,
+    },
+    /// A newer vzfs wrote the tree.
+    #[error("tree {tree} has format version {found}; this vzfs reads versions up to {supported}")]
+    NewerFormat {
+        /// The tree.
+        tree: Digest,
+        /// Its format version.
+        found: u32,
+        /// The newest version that this program knows.
+        supported: u32,
+    },
+    /// A name was to be put into something that is not a directory.
+    #[error("cannot add {name:?}: its parent is not a directory")]
+    NotADirectory {
+        /// The name, made printable.
+        name: String,
+    },
+    /// A second name for a directory was asked for.
+    #[error("cannot link {name:?}: directories have no hard links")]
+    LinkToDirectory {
+        /// The name, made printable.
+        name: String,
+    },
+    /// An inode that no filesystem could hold, found when the tree was finished.
+    #[error("{path:?} does not fit a tree: {why}")]
+    Unfit {
+        /// The path, made printable.
+        path: String,
+        /// The rule that was broken.
+        why: &'static str,
+    },
+    /// One digest was given with two sizes, so one of the two is wrong.
+    #[error("file {name:?} gives blob {digest} another size than the tree's other files do")]
+    BlobConflict {
+        /// The file's name, made printable.
+        name: String,
+        /// The blob.
+        digest: Digest,
+    },
+    /// More than the 32-bit counters of the format can count.
+    #[error("the tree is too large: more than 2^32 - 2 {0}")]
+    TooLarge(&'static str),
+}
+
+impl TreeError {
+    pub(super) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> TreeError {
+        TreeError::Io { action, path: path.into(), source: source.into() }
+    }
+
+    pub(super) fn damaged(tree: Digest, what: impl Into<String>) -> TreeError {
+        TreeError::Damaged { tree, what: what.into() }
+    }
+
+    pub(super) fn unfit(path: &[u8], why: &'static str) -> TreeError {
+        TreeError::Unfit { path: path.escape_ascii().to_string(), why }
+    }
+}
