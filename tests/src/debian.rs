@@ -37,14 +37,17 @@ pub fn tree() -> PathBuf {
 
 fn make() -> PathBuf {
     crate::require_root();
-    let cache = std::env::var_os("VZFS_TEST_CACHE").map_or_else(|| "/var/tmp/vzfs-test-cache".into(), PathBuf::from);
+    let cache =
+        std::env::var_os("VZFS_TEST_CACHE").map_or_else(|| "/var/tmp/vzfs-test-cache".into(), PathBuf::from);
     fs::create_dir_all(&cache).expect("the cache folder can be made (VZFS_TEST_CACHE)");
     // Another run of the tests may be making it at this moment: it is waited for.
     let lock = fs::File::create(cache.join("lock")).expect("the cache folder is writable");
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("flock works");
     let (ready, list) = (cache.join("debian"), cache.join("debian.packages"));
     let wanted = PACKAGES.join(",");
-    if fs::read_to_string(&list).is_ok_and(|made_of| made_of == wanted) && ready.join("etc/debian_version").exists() {
+    if fs::read_to_string(&list).is_ok_and(|made_of| made_of == wanted)
+        && ready.join("etc/debian_version").exists()
+    {
         return ready;
     }
     let partial = cache.join("debian.partial");

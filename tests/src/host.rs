@@ -111,7 +111,9 @@ impl Host {
         drop(file);
         match self.setup.fs {
             HostFs::Xfs => run(Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image)),
-            HostFs::Ext4 => run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image)),
+            HostFs::Ext4 => {
+                run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image))
+            }
         };
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk));
     }
@@ -147,9 +149,18 @@ impl Host {
 
     /// The command line of a daemon for this host's store; not started.
     pub fn daemon_command(&self) -> Command {
+        self.daemon_command_for(&self.store())
+    }
+
+    /// The command line of a daemon for another store; not started.
+    pub fn daemon_command_for(&self, store: &Path) -> Command {
         let mut command = Command::new(binary("vzfsd"));
-        command.arg("--store").arg(self.store()).arg("--socket").arg(self.socket()).arg("--foreground");
-        command.args(&self.setup.daemon_args).env_remove("VZFS_STORE").env_remove("VZFS_SOCKET").stdin(Stdio::null());
+        command.arg("--store").arg(store).arg("--socket").arg(self.socket()).arg("--foreground");
+        command
+            .args(&self.setup.daemon_args)
+            .env_remove("VZFS_STORE")
+            .env_remove("VZFS_SOCKET")
+            .stdin(Stdio::null());
         command
     }
 
@@ -159,10 +170,12 @@ impl Host {
         assert!(daemon.is_none(), "the daemon of this host runs already");
         let log = File::options().create(true).append(true).open(self.scratch.join("vzfsd.log"));
         let log = log.expect("the scratch folder is writable");
-        let mut child = (self.daemon_command().stdout(log.try_clone().expect("a descriptor can be doubled")).stderr(log))
-            .spawn()
-            .expect("vzfsd can be started");
-        fs::write(self.scratch.join("vzfsd.pid"), child.id().to_string()).expect("the scratch folder is writable");
+        let mut child =
+            (self.daemon_command().stdout(log.try_clone().expect("a descriptor can be doubled")).stderr(log))
+                .spawn()
+                .expect("vzfsd can be started");
+        fs::write(self.scratch.join("vzfsd.pid"), child.id().to_string())
+            .expect("the scratch folder is writable");
         let begin = Instant::now();
         while self.vzfs(["store", "info"]).code != 0 {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
@@ -250,7 +263,10 @@ impl Host {
     /// The digest of a template's layer.
     #[track_caller]
     pub fn digest(&self, template: &str) -> String {
-        self.json(["template", "show", template])["digest"].as_str().expect("a template has a digest").to_owned()
+        self.json(["template", "show", template])["digest"]
+            .as_str()
+            .expect("a template has a digest")
+            .to_owned()
     }
 
     /// Bytes in use on the host's filesystem.

@@ -24,7 +24,8 @@ fn host() -> (Host, String) {
 
 /// Checksums of every blob, read from the disk's cache as any VE would.
 fn blob_sums(host: &Host) -> String {
-    let script = "cd \"$1\" && find . -type f ! -path './tmp/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum";
+    let script =
+        "cd \"$1\" && find . -type f ! -path './tmp/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum";
     host_sh(script, [host.store().join("blobs")]).text()
 }
 
@@ -54,7 +55,8 @@ fn writes_of_every_kind_leave_the_blobs_alone() {
     file.write_all(b"appended").expect("append");
     File::options().write(true).truncate(true).open(&path).expect("open with O_TRUNC");
     fs::write(&path, "short").expect("write");
-    let synced = File::options().write(true).custom_flags(libc::O_SYNC).open(&path).expect("open with O_SYNC");
+    let synced =
+        File::options().write(true).custom_flags(libc::O_SYNC).open(&path).expect("open with O_SYNC");
     synced.write_all_at(b"sync", 0).expect("write");
 
     assert_eq!(fs::read(data(&host, "victim")).expect("read"), victim);
@@ -103,7 +105,8 @@ fn a_descriptor_opened_for_reading_cannot_be_made_writable() {
 #[test]
 fn attributes_of_blobs_are_out_of_reach() {
     let (host, before) = host();
-    let metadata = "cd \"$1\" && find . -type f -printf '%P %m %U %G %s %T@\\n' | LC_ALL=C sort; getfattr -R -d -m - .";
+    let metadata =
+        "cd \"$1\" && find . -type f -printf '%P %m %U %G %s %T@\\n' | LC_ALL=C sort; getfattr -R -d -m - .";
     let blobs = [host.store().join("blobs")];
     let attributes = host_sh(metadata, &blobs).text();
     let script = "cd \"$1\"; chmod 0777 data; chown 1:2 data; touch -d 2001-01-01 data; setfattr -n user.x -v y data; \

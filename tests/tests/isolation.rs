@@ -72,7 +72,10 @@ fn what_one_ve_changes_no_other_sees() {
         let found = alpha.iter().any(|(path, kind)| (path.as_str(), kind.as_str()) == expected);
         assert!(found, "{expected:?} not in {alpha:?}");
     }
-    assert!(!alpha.iter().any(|(path, _)| path == "etc/conf.d/one"), "what nobody touched is no change: {alpha:?}");
+    assert!(
+        !alpha.iter().any(|(path, _)| path == "etc/conf.d/one"),
+        "what nobody touched is no change: {alpha:?}"
+    );
 
     // The template is what it was, and a VE made now starts from there.
     assert_eq!(host.digest("sample"), digest);
