@@ -70,7 +70,7 @@ cp -r /usr/share/perl/5* /usr/lib/python3.11 .; git add -A; git commit -qm first
 git clone -q /srv/origin /srv/clone; cd /srv/clone
 for n in 1 2 3 4 5; do echo $n >> numbers; git add numbers; git commit -qm "number $n"; done
 git rm -qr python3.11/json; git commit -qm 'without json'
-git push -q origin HEAD:side; git gc -q --aggressive --prune=now
+git push -q origin HEAD:side; git gc -q --prune=now
 git fsck --full --strict
 git -C /srv/origin fsck --full --strict
 test -z "$(git status --porcelain)"
@@ -98,7 +98,7 @@ done
 { for n in $(seq 200); do echo "int unit$n(int);"; done
   echo '#include <stdio.h>'; echo 'int main(void) { int x = 1;'
   for n in $(seq 200); do echo "    x = unit$n(x);"; done
-  echo '    printf("%d\n", x); return 0; }'; } > main.c
+  printf '%s\n' '    printf("%d\n", x); return 0; }'; } > main.c
 printf 'objects := $(patsubst %%.c,%%.o,$(wildcard *.c))\nbig: $(objects)\n\t$(CC) -o $@ $^\n%%.o: %%.c\n\t$(CC) -O1 -g -c -o $@ $<\n' > Makefile
 make -s -j2
 ./big
