@@ -24,7 +24,6 @@ build:
 	$(CARGO) build --locked --release -p vzfs -p vzfs-tools
 
 demo:
-	scripts/setup build run
 	CARGO="$(CARGO)" scripts/demo
 
 test:
