@@ -37,7 +37,7 @@ pub fn resident_bytes(pid: u32) -> u64 {
     process_memory_bytes(pid, "RssAnon")
 }
 
-/// One line of the report; `cargo test -- --nocapture` (which `make e2e` uses) shows it.
+/// One line of the report; `cargo test -- --show-output` (which `make e2e` uses) shows it.
 pub fn report(what: &str, value: impl std::fmt::Display) {
     println!("measured: {what}: {value}");
 }
