@@ -48,8 +48,7 @@ fn templates_from_import_to_removal() {
     let tar = host.disk().join("sample.tar");
     host.vzfs(["template", "export", "sample@1", tar.to_str().expect("text")]).ok();
     let out = host.disk().join("out");
-    let unpack =
-        "mkdir \"$2\"; tar --numeric-owner --xattrs --xattrs-include='*' -xpf \"$1\" -C \"$2\"";
+    let unpack = "mkdir \"$2\"; tar --numeric-owner --xattrs --xattrs-include='*' -xpf \"$1\" -C \"$2\"";
     host_sh(unpack, [&tar, &out]);
     assert_eq!(sample::differences(&source, &out), "");
     host.vzfs(["template", "import", "again@1", tar.to_str().expect("text")]).ok();
@@ -119,8 +118,7 @@ fn ves_from_making_to_removal() {
     // An export is what is mounted.
     let (tar, out) = (host.disk().join("web.tar"), host.disk().join("out"));
     host.vzfs(["ve", "export", "web", tar.to_str().expect("text")]).ok();
-    let unpack =
-        "mkdir \"$2\"; tar --numeric-owner --xattrs --xattrs-include='*' -xpf \"$1\" -C \"$2\"";
+    let unpack = "mkdir \"$2\"; tar --numeric-owner --xattrs --xattrs-include='*' -xpf \"$1\" -C \"$2\"";
     host_sh(unpack, [&tar, &out]);
     assert_eq!(sample::differences(&host.root("web"), &out), "");
 

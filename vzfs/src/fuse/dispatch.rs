@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use fuser::{
-    BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use tracing::{debug, warn};
@@ -76,7 +77,9 @@ impl Notices {
         let Some(notifier) = self.notifier.get().cloned() else { return };
         let send = move || {
             for (dir, name) in names {
-                if let Err(error) = notifier.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name.as_bytes())) {
+                if let Err(error) =
+                    notifier.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name.as_bytes()))
+                {
                     debug!(%error, "invalidation of an entry was refused");
                 }
             }
@@ -148,7 +151,13 @@ impl Dispatch {
         }
     }
 
-    fn create_node(&self, req: &Request, parent: INodeNo, name: &OsStr, new: NewNode<'_>) -> Result<Attr, VolumeError> {
+    fn create_node(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new: NewNode<'_>,
+    ) -> Result<Attr, VolumeError> {
         self.volume.create(ino(parent)?, name_of(name)?, new, caller(req))
     }
 
@@ -185,7 +194,12 @@ impl Dispatch {
         (FileHandle(handle), flags)
     }
 
-    fn open_inode(&self, req: &Request, node: INodeNo, flags: OpenFlags) -> Result<(Ino, bool, OpenFile), VolumeError> {
+    fn open_inode(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        flags: OpenFlags,
+    ) -> Result<(Ino, bool, OpenFile), VolumeError> {
         let ino = ino(node)?;
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         if flags.0 & libc::O_TRUNC != 0 {
@@ -335,7 +349,16 @@ impl Filesystem for Dispatch {
         }
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let made = FileKind::from_mode(mode)
             .filter(|kind| !matches!(kind, FileKind::Dir | FileKind::Symlink))
             .ok_or(VolumeError::Invalid("not a kind of file that mknod makes"))
@@ -415,12 +438,20 @@ impl Filesystem for Dispatch {
         }
     }
 
-    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, _flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
         let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::File, perm(mode)) };
         let sharing = self.sharing();
-        let created = ino(parent).and_then(|dir| {
-            self.volume.create_and_open(dir, name_of(name)?, new, caller(req), sharing)
-        });
+        let created = ino(parent)
+            .and_then(|dir| self.volume.create_and_open(dir, name_of(name)?, new, caller(req), sharing));
         let (attr, open) = match created {
             Ok(created) => created,
             Err(error) => return reply.error(self.failed("create", &error)),
@@ -540,7 +571,14 @@ impl Filesystem for Dispatch {
         reply.error(Errno::from_i32(libc::ENOSYS));
     }
 
-    fn readdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         let listed = ino(node).and_then(|dir| {
             self.volume.read_dir(dir, offset, |entry| {
                 !reply.add(
@@ -557,7 +595,14 @@ impl Filesystem for Dispatch {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let mut entries = Vec::new();
         let listed = ino(node).and_then(|dir| {
             // As many as the smallest entries could fill the largest buffer; the reply says when it is full.
@@ -696,7 +741,15 @@ impl Filesystem for Dispatch {
         self.reply_empty("fallocate", done, reply);
     }
 
-    fn lseek(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let found = ino(node).and_then(|ino| {
             let offset = u64::try_from(offset).map_err(|_| VolumeError::Invalid("negative offset"))?;
             let from = match whence {
@@ -727,8 +780,9 @@ impl Filesystem for Dispatch {
     ) {
         // The reply has 32 bits for the length.
         let len = usize::try_from(len.min(COPY_AT_ONCE_BYTES)).unwrap_or(0);
-        let copied = ino(ino_in)
-            .and_then(|from| self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, caller(req)));
+        let copied = ino(ino_in).and_then(|from| {
+            self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, caller(req))
+        });
         match copied {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(self.failed("copy_file_range", &error)),

@@ -73,11 +73,8 @@ pub struct Mount {
 /// # Errors
 /// The mount point does not exist, is no directory, or mount(2) failed.
 pub fn mount(volume: Arc<Volume>, mountpoint: &Path, options: &MountOptions) -> Result<Mount, FuseError> {
-    let failed = |source| FuseError::Mount {
-        ve: options.ve_name.clone(),
-        mountpoint: mountpoint.to_owned(),
-        source,
-    };
+    let failed =
+        |source| FuseError::Mount { ve: options.ve_name.clone(), mountpoint: mountpoint.to_owned(), source };
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(format!("vzfs:{}", options.ve_name)),
@@ -136,15 +133,16 @@ impl Mount {
     ///
     /// # Errors
     /// `EBUSY` without `force` while programs use the mount; it then stays as it was.
-    pub fn unmount(mut self, force: bool) -> Result<(), (Mount, FuseError)> {
+    pub fn unmount(mut self, force: bool) -> Result<(), Box<(Mount, FuseError)>> {
         if self.is_alive() {
             let flags = if force { UnmountFlags::DETACH } else { UnmountFlags::empty() };
             match rustix::mount::unmount(&self.mountpoint, flags) {
                 // EINVAL: somebody else unmounted it just now.
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
                 Err(errno) => {
-                    let error = FuseError::Unmount { mountpoint: self.mountpoint.clone(), source: errno.into() };
-                    return Err((self, error));
+                    let error =
+                        FuseError::Unmount { mountpoint: self.mountpoint.clone(), source: errno.into() };
+                    return Err(Box::new((self, error)));
                 }
             }
         }

@@ -56,6 +56,9 @@ struct Difference<'a> {
     attr: Attr,
 }
 
+/// Receives path, inode and attributes of each thing a volume shows.
+pub type VisitPath<'a, E> = &'a mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>;
+
 type Visit<'a> = &'a mut dyn FnMut(Difference<'_>) -> Result<()>;
 
 /// A whole volume as a sequence of paths, parents first, for export.
@@ -65,10 +68,7 @@ pub struct VolumeSource<'v> {
 
 impl VolumeSource<'_> {
     /// Calls `visit` with path (no leading slash; the root is empty), inode and attributes of everything the VE shows.
-    pub fn for_each<E: From<VolumeError>>(
-        &self,
-        visit: &mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+    pub fn for_each<E: From<VolumeError>>(&self, visit: VisitPath<'_, E>) -> std::result::Result<(), E> {
         let root = self.volume.attr(Ino::ROOT)?;
         visit(b"", Ino::ROOT, &root)?;
         self.below(Ino::ROOT, &mut Vec::new(), visit)
@@ -78,7 +78,7 @@ impl VolumeSource<'_> {
         &self,
         dir: Ino,
         path: &mut Vec<u8>,
-        visit: &mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>,
+        visit: VisitPath<'_, E>,
     ) -> std::result::Result<(), E> {
         for (name, (ino, kind)) in self.volume.children(dir)? {
             let length = path.len();
@@ -251,7 +251,8 @@ impl Volume {
     }
 
     fn all_deleted(&self, ino: Ino, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<()> {
-        let view = self.base.node(ino).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })?;
+        let view =
+            self.base.node(ino).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })?;
         visit(Difference { path, kind: ChangeKind::Deleted, ino, attr: view.attr() })?;
         for (name, (ino, _)) in self.base_children(ino) {
             let length = path.len();

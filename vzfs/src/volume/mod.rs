@@ -43,7 +43,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use attrs::{SetAttr, SetTime, XattrMode};
-pub use changes::{ChangeKind, Usage, VolumeChange, VolumeSource};
+pub use changes::{ChangeKind, Usage, VisitPath, VolumeChange, VolumeSource};
 pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{NewNode, RenameMode};
@@ -179,7 +179,9 @@ impl Volume {
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
         let _shared = self.names.read();
         match self.dir_node(dir)? {
-            Node::Private(record) => record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" }),
+            Node::Private(record) => {
+                record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })
+            }
             Node::Base(view) => Ok(view.parent()),
         }
     }
