@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use vzfs::archive::{self, Limits, Progress, Source};
+use vzfs::archive::{self, Limits, Source};
 use vzfs::blobs::BlobStore;
 use vzfs::meta::Meta;
 use vzfs::tree::{TreeImage, TreeStore};
@@ -47,19 +47,11 @@ pub fn make_source(dir: &Path) {
     fs::write(dir.join(LARGE), large).expect("the folder is writable");
 }
 
-/// A progress nobody looks at.
-pub struct Silent;
-
-impl Progress for Silent {
-    fn advance(&self, _entries: u64, _bytes: u64) {}
-}
-
 /// Imports a folder: contents into the blob store, the tree as an image.
 pub fn import(blobs: &BlobStore, source: &Path) -> TreeImage {
     let batch = blobs.batch();
     let source = Source::Dir(source.to_owned());
-    let tree =
-        archive::import(&source, &batch, &Limits::default(), &Silent).expect("the source can be imported");
+    let tree = archive::import(&source, &batch, &Limits::default(), &()).expect("the source can be imported");
     let image = tree.finish().expect("a folder is a legal tree");
     batch.commit().expect("the blobs can be published");
     image
