@@ -148,22 +148,38 @@ mod tests {
 
     #[test]
     fn values_round_trip_and_bad_ones_are_refused() {
-        let full = acl(&[(USER_OBJ, 7, NO_ID), (USER, 5, 1000), (GROUP_OBJ, 5, NO_ID), (MASK, 5, NO_ID), (OTHER, 0, NO_ID)]);
+        let full = acl(&[
+            (USER_OBJ, 7, NO_ID),
+            (USER, 5, 1000),
+            (GROUP_OBJ, 5, NO_ID),
+            (MASK, 5, NO_ID),
+            (OTHER, 0, NO_ID),
+        ]);
         assert_eq!(Acl::decode(&full.encode()), Some(full.clone()));
         assert_eq!(full.permissions(), 0o750);
         for bad in [&b""[..], &[2, 0, 0, 0], &[1, 0, 0, 0], &full.encode()[..11]] {
             assert_eq!(Acl::decode(bad), None);
         }
-        let without_mask = acl(&[(USER_OBJ, 7, NO_ID), (USER, 5, 1000), (GROUP_OBJ, 5, NO_ID), (OTHER, 0, NO_ID)]);
+        let without_mask =
+            acl(&[(USER_OBJ, 7, NO_ID), (USER, 5, 1000), (GROUP_OBJ, 5, NO_ID), (OTHER, 0, NO_ID)]);
         assert_eq!(Acl::decode(&without_mask.encode()), None);
     }
 
     #[test]
     fn inheritance_replaces_the_umask() {
-        let default = acl(&[(USER_OBJ, 7, NO_ID), (USER, 7, 1000), (GROUP_OBJ, 5, NO_ID), (MASK, 7, NO_ID), (OTHER, 5, NO_ID)]);
+        let default = acl(&[
+            (USER_OBJ, 7, NO_ID),
+            (USER, 7, 1000),
+            (GROUP_OBJ, 5, NO_ID),
+            (MASK, 7, NO_ID),
+            (OTHER, 5, NO_ID),
+        ]);
         let file = inherit(Some(&default.encode()), FileKind::File, 0o664, 0o077);
         assert_eq!(file.perm, 0o664);
-        assert_eq!(Acl::decode(&file.access.expect("has a named user")).expect("legal").perm_of(MASK), Some(6));
+        assert_eq!(
+            Acl::decode(&file.access.expect("has a named user")).expect("legal").perm_of(MASK),
+            Some(6)
+        );
         assert_eq!(file.default, None);
         let dir = inherit(Some(&default.encode()), FileKind::Dir, 0o2777, 0o022);
         assert_eq!((dir.perm, dir.default.is_some()), (0o2775, true));
@@ -172,7 +188,13 @@ mod tests {
 
     #[test]
     fn chmod_moves_the_mask() {
-        let full = acl(&[(USER_OBJ, 7, NO_ID), (USER, 7, 1), (GROUP_OBJ, 7, NO_ID), (MASK, 7, NO_ID), (OTHER, 7, NO_ID)]);
+        let full = acl(&[
+            (USER_OBJ, 7, NO_ID),
+            (USER, 7, 1),
+            (GROUP_OBJ, 7, NO_ID),
+            (MASK, 7, NO_ID),
+            (OTHER, 7, NO_ID),
+        ]);
         let after = full.after_chmod(0o640);
         assert_eq!((after.permissions(), after.perm_of(GROUP_OBJ)), (0o640, Some(7)));
     }

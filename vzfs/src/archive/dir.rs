@@ -294,6 +294,9 @@ impl Walk<'_, '_> {
             }
         };
         let stat = stat.map_err(Reason::io("look at the directory")).map_err(failed)?;
+        if self.batch.store().is_folder(stat.st_dev, stat.st_ino) {
+            return Err(failed(Reason::OwnStore));
+        }
         let meta = xattrs.and_then(|xattrs| meta(&stat, xattrs)).map_err(failed)?;
         let number = {
             let mut queue = self.queue.lock();

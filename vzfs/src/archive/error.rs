@@ -134,6 +134,9 @@ pub enum Reason {
         /// What differs.
         why: String,
     },
+    /// The folder being imported contains the store that it is imported to, which grows meanwhile.
+    #[error("it is the store itself; exclude it from the import")]
+    OwnStore,
     /// A system call on the folder being imported failed.
     #[error("cannot {action}: {source}")]
     Io {

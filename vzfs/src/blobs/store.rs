@@ -198,6 +198,11 @@ impl BlobStore {
         self.dir.join(relative(digest))
     }
 
+    /// Whether this is the store's own folder, by device and inode number.
+    pub fn is_folder(&self, device: u64, inode: u64) -> bool {
+        fs::fstat(&self.root).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (device, inode))
+    }
+
     pub(super) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }

@@ -63,7 +63,8 @@ impl Mounted for FuseMounted {
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
-        self.0.unmount(force).map_err(|(mount, error)| {
+        self.0.unmount(force).map_err(|refused| {
+            let (mount, error) = *refused;
             let busy = matches!(&error, FuseError::Unmount { source, .. }
                 if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()));
             let error = if busy { UnmountError::Busy } else { UnmountError::Other(cause(error)) };

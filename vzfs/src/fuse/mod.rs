@@ -1,1 +1,23 @@
-//! Kernel request -> volume call -> reply; the only module that names fuser.
+//! Kernel request -> volume call -> reply. The only module that names fuser; it decides nothing about files.
+//!
+//! What it does decide is how to cost the kernel few requests, since a request is the expensive thing (see `ARCHITECTURE.md`): entries,
+//! absent entries and attributes are cached without end, since nothing but requests through this mount changes the volume, and what does
+//! (a relabel) invalidates what it changed; directories need no open; closing sends no flush; reads and writes of regular files do not
+//! come here at all where passthrough works.
+//!
+//! # Node ids
+//! A node id is the inode number, so that no table of the kernel's references is needed to answer a request. A count of references
+//! is kept all the same, to know when the kernel has forgotten an orphan.
+//!
+//! # Passthrough
+//! The kernel demands that all opens of one inode at a time use one backing id; [`backing`] keeps it with the number of its users.
+//! Blobs are opened below a read-only mount (`blobs`), so that a writable open of one fails in the kernel.
+
+mod backing;
+mod convert;
+mod dispatch;
+mod errno;
+mod mount;
+mod references;
+
+pub use mount::{FuseError, Mount, MountOptions, Passthrough, mount};

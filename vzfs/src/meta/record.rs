@@ -110,7 +110,9 @@ impl EntryRecord {
             (0, []) => Ok(EntryRecord::Whiteout),
             (&kind, ino) => {
                 let ino = u64::from_le_bytes(ino.try_into().map_err(|_| wrong())?);
-                let (Some(ino), Some(kind)) = (Ino::new(ino), FileKind::from_u8(kind)) else { return Err(wrong()) };
+                let (Some(ino), Some(kind)) = (Ino::new(ino), FileKind::from_u8(kind)) else {
+                    return Err(wrong());
+                };
                 Ok(EntryRecord::Node(ino, kind))
             }
         }

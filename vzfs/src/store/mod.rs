@@ -48,9 +48,9 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 pub use difference::difference;
 pub use error::{BoxError, StoreError};
+pub use events::Events;
 pub use layout::FORMAT;
 pub use mounts::{Mounted, Mounter, UnmountError};
-pub use events::Events;
 
 use crate::api::StoreInfo;
 use crate::blobs::BlobStore;

@@ -12,7 +12,9 @@ mod reference;
 pub use attr::{Attr, FileKind, Timestamp};
 pub use digest::Digest;
 pub use ino::Ino;
-pub use name::{Name, NameRef, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES};
+pub use name::{
+    MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Name, NameRef,
+};
 pub use reference::{TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version};
 
 use thiserror::Error;

@@ -276,9 +276,13 @@ mod tests {
 
     #[test]
     fn versions_order_as_debian_does() {
-        let in_order = ["1.0~rc1", "1.0", "1.0a", "1.0.1", "1.2", "1.10", "2", "12.9", "12.10", "12.10-1", "12.10+b1", "1:0"];
+        let in_order = [
+            "1.0~rc1", "1.0", "1.0a", "1.0.1", "1.2", "1.10", "2", "12.9", "12.10", "12.10-1", "12.10+b1",
+            "1:0",
+        ];
         for pair in in_order.windows(2) {
-            let (a, b): (Version, Version) = (pair[0].parse().expect("legal"), pair[1].parse().expect("legal"));
+            let (a, b): (Version, Version) =
+                (pair[0].parse().expect("legal"), pair[1].parse().expect("legal"));
             assert!(a < b, "{a} < {b}");
         }
     }

@@ -1,1 +1,384 @@
-//! Base + private layer = one POSIX tree.
+//! One POSIX tree made of an immutable base and a private layer. Every semantic rule of the filesystem is here; `fuse` only carries
+//! requests to it, and tests, export and commit use it without a mount.
+//!
+//! # Concepts
+//! A name is looked up in the private entries first, then in the base; an inode in the private records first, then in the base. Nothing
+//! is ever copied up to make room for something else: changing one file writes one record, and the entries that name it.
+//! - *Pin*: give a base inode a private record that says the same, with private entries for all its names.
+//! - *Copy-up*: give a pinned file a data file of its own in place of the blob.
+//! - *Relabel*: give all names of a file that is open on its blob to a new inode that has its own data file (see `content`).
+//! - *Orphan*: an inode without names that the kernel still knows. It works until it is forgotten.
+//!
+//! # Invariants
+//! M1 to M3 of `meta`, and:
+//! - V1: a whiteout stands only where the base has the name.
+//! - V2: an inode that is open in passthrough mode keeps its backing file: while a blob is open so, its inode is never copied up, but
+//!   relabelled.
+//! - V3: numbers from the counter are used once, for an inode or for a data file.
+//! - V4: a directory's `nlink` is 2 + its subdirectories, and its record's `parent` is where it is.
+//!
+//! # Locking
+//! `names` first, then `opens`, then `numbers`. `names` is held shared by what reads and exclusively by what changes the tables, never while
+//! file content is copied; `copying` (a stripe by inode) is taken before `names` and keeps two copy-ups of one file apart.
+//!
+//! # Failure
+//! Each operation is one atomic batch. A data file is made before the record that names it and removed after: a crash in between leaks a
+//! host file, never loses one.
+
+mod attrs;
+mod changes;
+mod content;
+mod data;
+mod error;
+mod names;
+mod readdir;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+pub use attrs::{SetAttr, SetTime, XattrMode};
+pub use changes::{ChangeKind, Usage, VisitPath, VolumeChange, VolumeSource};
+pub use content::{FallocateMode, OpenFile, Sharing};
+pub use error::VolumeError;
+pub use names::{NewNode, RenameMode};
+pub use readdir::DirEntry;
+
+use self::data::DataFolder;
+use crate::blobs::BlobStore;
+use crate::meta::{EntryRecord, InodeRecord, Meta, PrivateContent};
+use crate::tree::{ContentRef, NodeView, Target, Tree};
+use crate::types::{Attr, FileKind, Ino, Name, NameRef, Timestamp, VeId};
+
+/// Result of every operation of a volume.
+pub type Result<T> = std::result::Result<T, VolumeError>;
+
+/// Most bytes that the extended attributes of one inode may have together, names included. ext4 allows one block of 4 KiB, XFS 64 KiB a
+/// value; this is room for one value of the largest size that Linux knows, and more.
+pub const MAX_XATTRS_BYTES: usize = 128 << 10;
+/// What ext4 shows for a directory of one block.
+const DIR_SIZE_BYTES: u64 = 4096;
+/// Numbers taken from the durable counter at a time. Each time costs a synced write; what is left over at a crash is lost, of 2^52.
+const NUMBERS_AT_ONCE: u64 = 4096;
+const COPY_STRIPES: usize = 16;
+
+/// Who asks: what the rules about ownership and privilege need to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Filesystem user id.
+    pub uid: u32,
+    /// Filesystem group id.
+    pub gid: u32,
+}
+
+impl Caller {
+    /// The superuser.
+    pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+
+    /// Whether writes by this caller keep setuid and setgid bits (`CAP_FSETID`).
+    pub const fn keeps_privileges(self) -> bool {
+        self.uid == 0
+    }
+}
+
+struct OpenInode {
+    /// Open handles.
+    handles: u32,
+    /// Those among them that the kernel serves itself from the blob (V2).
+    on_blob: u32,
+    file: Arc<File>,
+}
+
+/// The filesystem of one VE. At most one exists for a VE at any time (`store` sees to it).
+pub struct Volume {
+    ve: VeId,
+    base: Arc<Tree>,
+    meta: Arc<Meta>,
+    blobs: Arc<BlobStore>,
+    data: DataFolder,
+    /// Taken first. See the locking rules above.
+    names: RwLock<()>,
+    /// Taken after `names`.
+    opens: Mutex<HashMap<Ino, OpenInode>>,
+    /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
+    relabelled: Mutex<Vec<(Ino, Name)>>,
+    /// Taken last.
+    numbers: Mutex<std::ops::Range<u64>>,
+    /// Taken before `names`.
+    copying: [Mutex<()>; COPY_STRIPES],
+}
+
+/// An inode, from whichever side has it.
+enum Node<'a> {
+    Private(InodeRecord),
+    Base(NodeView<'a>),
+}
+
+impl Volume {
+    /// Opens a VE's filesystem and finishes the removal of what was removed but still open when it was last in use.
+    ///
+    /// `data` is the store's folder of private data; the VE's own is made below it when needed.
+    pub fn open(
+        ve: VeId,
+        base: Arc<Tree>,
+        meta: Arc<Meta>,
+        blobs: Arc<BlobStore>,
+        data: &Path,
+    ) -> Result<Volume> {
+        let volume = Volume {
+            ve,
+            base,
+            meta,
+            blobs,
+            data: DataFolder::new(data, ve),
+            names: RwLock::new(()),
+            opens: Mutex::new(HashMap::new()),
+            relabelled: Mutex::new(Vec::new()),
+            numbers: Mutex::new(0..0),
+            copying: [const { Mutex::new(()) }; COPY_STRIPES],
+        };
+        for ino in volume.meta.orphans(ve)? {
+            volume.forget(ino)?;
+        }
+        Ok(volume)
+    }
+
+    /// Removes all data files of a VE that is no more.
+    pub fn remove_data(data: &Path, ve: VeId) -> std::io::Result<()> {
+        match std::fs::remove_dir_all(data.join(ve.to_string())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The base.
+    pub fn base(&self) -> &Arc<Tree> {
+        &self.base
+    }
+
+    /// What `stat` tells of an inode, also of one without names that was not forgotten yet.
+    pub fn attr(&self, ino: Ino) -> Result<Attr> {
+        let _shared = self.names.read();
+        self.attr_of(ino, &self.node(ino)?)
+    }
+
+    /// The inode of a name, and its attributes.
+    pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
+        let _shared = self.names.read();
+        self.dir_node(dir)?;
+        let (ino, _) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+        self.attr_of(ino, &self.node(ino)?)
+    }
+
+    /// The directory that a directory is in; the root's is itself.
+    pub fn parent(&self, dir: Ino) -> Result<Ino> {
+        let _shared = self.names.read();
+        match self.dir_node(dir)? {
+            Node::Private(record) => {
+                record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })
+            }
+            Node::Base(view) => Ok(view.parent()),
+        }
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
+        let _shared = self.names.read();
+        match self.node(ino)? {
+            Node::Private(InodeRecord { content: PrivateContent::Symlink(target), .. }) => Ok(target),
+            Node::Base(view) => match view.content() {
+                ContentRef::Symlink(target) => Ok(target.to_vec()),
+                _ => Err(VolumeError::Invalid("not a symbolic link")),
+            },
+            Node::Private(_) => Err(VolumeError::Invalid("not a symbolic link")),
+        }
+    }
+
+    /// Makes every change so far durable, names and attributes included; content only of files that were synced themselves.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.meta.sync()?)
+    }
+
+    /// The names that relabels have given to other inodes since the last call.
+    pub fn take_relabelled(&self) -> Vec<(Ino, Name)> {
+        std::mem::take(&mut *self.relabelled.lock())
+    }
+
+    /// Space and inodes of the host filesystem that holds the private data.
+    pub fn space(&self) -> Result<rustix::fs::StatVfs> {
+        self.data.space()
+    }
+
+    fn node(&self, ino: Ino) -> Result<Node<'_>> {
+        match self.meta.inode(self.ve, ino)? {
+            Some(record) => Ok(Node::Private(record)),
+            None => self.base.node(ino).map(Node::Base).ok_or(VolumeError::NotFound),
+        }
+    }
+
+    fn dir_node(&self, ino: Ino) -> Result<Node<'_>> {
+        let node = self.node(ino)?;
+        if node.kind() == FileKind::Dir { Ok(node) } else { Err(VolumeError::NotDir) }
+    }
+
+    /// The inode of a name, or `None`.
+    fn find(&self, dir: Ino, name: NameRef<'_>) -> Result<Option<(Ino, FileKind)>> {
+        match self.meta.entry(self.ve, dir, name)? {
+            Some(EntryRecord::Node(ino, kind)) => Ok(Some((ino, kind))),
+            Some(EntryRecord::Whiteout) => Ok(None),
+            None => Ok(self.base_entry(dir, name)),
+        }
+    }
+
+    fn base_entry(&self, dir: Ino, name: NameRef<'_>) -> Option<(Ino, FileKind)> {
+        match self.base.lookup(dir, name)?.target {
+            Target::Node(ino, kind) => Some((ino, kind)),
+            Target::Whiteout => None,
+        }
+    }
+
+    fn attr_of(&self, ino: Ino, node: &Node<'_>) -> Result<Attr> {
+        match node {
+            Node::Base(view) => Ok(view.attr()),
+            Node::Private(record) => self.record_attr(ino, record),
+        }
+    }
+
+    fn record_attr(&self, ino: Ino, record: &InodeRecord) -> Result<Attr> {
+        let mut attr = Attr {
+            ino,
+            kind: record.kind,
+            perm: record.perm,
+            nlink: record.nlink,
+            uid: record.uid,
+            gid: record.gid,
+            rdev: record.rdev,
+            size: 0,
+            blocks: 0,
+            atime: record.atime,
+            mtime: record.mtime,
+            ctime: record.ctime,
+        };
+        match &record.content {
+            PrivateContent::None if record.kind == FileKind::Dir => {
+                (attr.size, attr.blocks) = (DIR_SIZE_BYTES, DIR_SIZE_BYTES / 512);
+            }
+            PrivateContent::None => {}
+            PrivateContent::Symlink(target) => attr.size = target.len() as u64,
+            PrivateContent::Blob { size, allocated_bytes, .. } => {
+                (attr.size, attr.blocks) = (*size, allocated_bytes / 512);
+            }
+            PrivateContent::Data { id, stamp } => {
+                let host = self.data.stat(*id)?;
+                (attr.size, attr.blocks, attr.mtime) = (host.size, host.blocks, host.mtime);
+                if host.ctime > *stamp {
+                    attr.ctime = record.ctime.max(host.ctime);
+                }
+            }
+        }
+        Ok(attr)
+    }
+
+    /// The next number of the counter (V3).
+    fn new_number(&self) -> Result<u64> {
+        let mut numbers = self.numbers.lock();
+        if numbers.is_empty() {
+            *numbers = self.meta.reserve_numbers(self.ve, NUMBERS_AT_ONCE)?;
+        }
+        numbers.next().ok_or(VolumeError::Invalid("no inode number is left"))
+    }
+
+    fn new_ino(&self) -> Result<Ino> {
+        Ino::private(self.new_number()?).ok_or(VolumeError::Invalid("no inode number is left"))
+    }
+
+    /// The record that pinning an inode gives it; nothing is written yet.
+    fn record_of(&self, node: Node<'_>) -> InodeRecord {
+        let view = match node {
+            Node::Private(record) => return record,
+            Node::Base(view) => view,
+        };
+        let attr = view.attr();
+        InodeRecord {
+            kind: attr.kind,
+            perm: attr.perm,
+            uid: attr.uid,
+            gid: attr.gid,
+            rdev: attr.rdev,
+            nlink: attr.nlink,
+            atime: attr.atime,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+            parent: if attr.kind == FileKind::Dir { view.parent().get() } else { 0 },
+            content: match view.content() {
+                ContentRef::None => PrivateContent::None,
+                ContentRef::Symlink(target) => PrivateContent::Symlink(target.to_vec()),
+                ContentRef::Blob { digest, size, allocated_bytes } => {
+                    PrivateContent::Blob { digest: *digest.as_bytes(), size, allocated_bytes }
+                }
+            },
+            xattrs: view.xattrs().map(|(name, value)| (name.to_vec(), value.to_vec())).collect(),
+        }
+    }
+
+    /// Pins an inode: its record to be changed and written by the caller, its names written here (M2).
+    fn pin(&self, ino: Ino, node: Node<'_>, batch: &mut crate::meta::Changes<'_>) -> InodeRecord {
+        if let Node::Base(view) = &node {
+            let kind = view.attr().kind;
+            for (dir, name) in view.names() {
+                batch.put_entry(dir, name, EntryRecord::Node(ino, kind));
+            }
+        }
+        self.record_of(node)
+    }
+
+    /// Removes an inode for good if it has no name and no handle. The kernel has forgotten it, or a direct user has no more use for it.
+    pub fn forget(&self, ino: Ino) -> Result<()> {
+        let data = {
+            let _exclusive = self.names.write();
+            if self.opens.lock().contains_key(&ino) {
+                return Ok(());
+            }
+            let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
+                return Ok(());
+            };
+            let mut batch = self.meta.changes(self.ve);
+            batch.delete_inode(ino, &record);
+            batch.commit()?;
+            record.content
+        };
+        // After the record: a crash here leaks the file, the other order would leave a record without its data.
+        if let PrivateContent::Data { id, .. } = data { self.data.remove(id) } else { Ok(()) }
+    }
+
+    /// Whether an inode is an orphan: without names, waiting to be forgotten.
+    pub fn is_orphan(&self, ino: Ino) -> Result<bool> {
+        Ok(self.meta.inode(self.ve, ino)?.is_some_and(|record| record.nlink == 0))
+    }
+}
+
+impl Node<'_> {
+    fn kind(&self) -> FileKind {
+        match self {
+            Node::Private(record) => record.kind,
+            Node::Base(view) => view.attr().kind,
+        }
+    }
+
+    fn nlink(&self) -> u32 {
+        match self {
+            Node::Private(record) => record.nlink,
+            Node::Base(view) => view.attr().nlink,
+        }
+    }
+}
+
+/// Content or names of a directory or file changed.
+fn touch(record: &mut InodeRecord, now: Timestamp) {
+    (record.mtime, record.ctime) = (now, now);
+}

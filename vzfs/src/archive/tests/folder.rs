@@ -104,6 +104,15 @@ fn mounts_below_are_not_entered() {
 }
 
 #[test]
+fn the_store_is_not_imported_into_itself() {
+    let world = World::new();
+    let source = Source::Dir(world.scratch.path().to_owned());
+    let error = world.import(&source).expect_err("itself");
+    assert!(matches!(error, ArchiveError::Entry { reason: Reason::OwnStore, .. }), "{error}");
+    world.import_excluding(&source, &Exclude::new(["blobs"])).expect("without the store");
+}
+
+#[test]
 fn what_is_no_source_is_refused() {
     let world = World::new();
     let refused = |bytes: &[u8]| {

@@ -1,0 +1,71 @@
+# The two commands that matter:
+#   make demo    builds vzfs and shows the main job on a real Debian template
+#   make test    lints, unit tests and end-to-end tests
+# Both install what they need first (scripts/setup). CARGO_TARGET_DIR, PREFIX and DESTDIR are respected.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+CARGO ?= $(shell command -v cargo || echo "$${CARGO_HOME:-$$HOME/.cargo}/bin/cargo")
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+PREFIX ?= /usr/local
+DESTDIR ?=
+SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
+
+.PHONY: help build demo test unit e2e lint bench install uninstall clean
+
+help:
+	@sed -n '1,4s/^# \?//p' Makefile
+	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean"
+
+build:
+	scripts/setup build
+	$(CARGO) build --locked --release -p vzfs -p vzfs-tools
+
+demo:
+	CARGO="$(CARGO)" scripts/demo
+
+test:
+	scripts/setup build run test
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory e2e
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+unit:
+	$(CARGO) test --locked --workspace --exclude vzfs-tests
+
+# The tests drive the binaries that are built here. They run one file after the other, as they measure times.
+e2e:
+	$(CARGO) build --locked -p vzfs -p vzfs-tools
+	$(CARGO) test --locked --no-fail-fast -p vzfs-tests -- --show-output
+
+bench:
+	scripts/setup build
+	$(CARGO) bench --locked -p vzfs-benches
+
+install: build
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/vzfs/templates" \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d" "$(DESTDIR)$(SYSTEMD_UNITS)"
+	install -m 755 "$(TARGET)/release/vzfs" "$(TARGET)/release/vzfsd" "$(DESTDIR)$(PREFIX)/bin/"
+	"$(TARGET)/release/vzfs" man "$(DESTDIR)$(PREFIX)/share/man/man1"
+	"$(TARGET)/release/vzfs" completions bash > "$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vzfs"
+	"$(TARGET)/release/vzfs" completions zsh > "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vzfs"
+	"$(TARGET)/release/vzfs" completions fish > "$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vzfs.fish"
+	install -m 644 templates/*.toml "$(DESTDIR)$(PREFIX)/share/vzfs/templates/"
+	sed 's|@PREFIX@|$(PREFIX)|g' packaging/vzfsd.service.in > "$(DESTDIR)$(SYSTEMD_UNITS)/vzfsd.service"
+
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/bin/vzfs" "$(DESTDIR)$(PREFIX)/bin/vzfsd" "$(DESTDIR)$(SYSTEMD_UNITS)/vzfsd.service" \
+		"$(DESTDIR)$(PREFIX)"/share/man/man1/vzfs.1 "$(DESTDIR)$(PREFIX)"/share/man/man1/vzfs-*.1 \
+		"$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vzfs" "$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vzfs" \
+		"$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vzfs.fish"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/vzfs"
+
+clean:
+	$(CARGO) clean

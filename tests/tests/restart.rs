@@ -1,0 +1,98 @@
+//! A daemon that ends, in whatever way, brings its mounts and everything in them back.
+
+use std::fs::{self, File};
+use std::io::Write;
+
+use vzfs_tests::host::host_sh;
+use vzfs_tests::{Host, Setup, sample};
+
+fn host_with(ves: &[&str]) -> Host {
+    let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
+    let source = host.scratch().join("source");
+    sample::make(&source);
+    host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
+    host.mounted("sample", ves);
+    host
+}
+
+fn work(host: &Host, ve: &str) {
+    let script = r#"
+cd "$1"; mkdir -p made/deep; for n in $(seq 200); do echo $n > made/deep/$n; done
+rm etc/conf.d/two; mv usr/bin/tool usr/bin/renamed; echo more >> etc/passwd; chown 7:8 etc/hostname
+ln etc/passwd made/link; ln -s nowhere made/symlink; setfattr -n user.k -v v made; sync -f .
+"#;
+    host_sh(script, [host.root(ve)]);
+}
+
+#[test]
+fn an_orderly_restart_brings_mounts_back() {
+    let host = host_with(&["one", "two", "three"]);
+    let elsewhere = host.scratch().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("writable");
+    host.vzfs(["ve", "umount", "two"]).ok();
+    host.vzfs(["ve", "umount", "three"]).ok();
+    host.vzfs(["ve", "mount", "three", elsewhere.to_str().expect("text")]).ok();
+    work(&host, "one");
+    let (before, diff) = (sample::fingerprint(&host.root("one")), host.diff("one"));
+
+    host.stop();
+    assert!(!host.root("one").join("etc").exists(), "a daemon that ends in order leaves no mounts");
+    host.start();
+    assert_eq!(sample::fingerprint(&host.root("one")), before);
+    assert_eq!(host.diff("one"), diff);
+    assert_eq!(host.json(["ve", "show", "two"])["mounted"], false, "what was unmounted stays so");
+    assert_eq!(fs::read_to_string(elsewhere.join("etc/conf.d/one")).expect("read"), "one\n");
+}
+
+#[test]
+fn a_killed_daemon_comes_back_with_what_was_synced() {
+    let host = host_with(&["one", "two"]);
+    work(&host, "one");
+    let mut synced = File::create(host.root("two").join("synced")).expect("writable");
+    synced.write_all(b"synced before the kill").expect("written");
+    synced.sync_all().expect("synced");
+    drop(synced);
+    let (before, diff) = (sample::fingerprint(&host.root("one")), host.diff("one"));
+
+    for round in 0..3 {
+        host.kill();
+        host.start();
+        assert_eq!(sample::fingerprint(&host.root("one")), before, "round {round}");
+        assert_eq!(host.diff("one"), diff, "round {round}");
+        let text = fs::read_to_string(host.root("two").join("synced")).expect("it was synced");
+        assert_eq!(text, "synced before the kill");
+        fs::write(host.root("two").join(format!("round{round}")), "goes on").expect("the mount works");
+    }
+    host.vzfs(["template", "verify", "sample"]).ok();
+}
+
+#[test]
+fn killed_in_the_middle_of_an_import_it_leaves_nothing_half_made() {
+    let host = host_with(&[]);
+    let source = host.disk().join("many");
+    fs::create_dir(&source).expect("writable");
+    for number in 0..20_000 {
+        fs::write(source.join(format!("f{number}")), format!("content of {number}")).expect("writable");
+    }
+    let mut import = host.command(["template", "import", "many@1", source.to_str().expect("text")]);
+    let mut import = import
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("started");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    host.kill();
+    let told = import.wait().expect("it ends");
+    host.start();
+    let listed = host.json(["template", "list"]).to_string().contains("many");
+    assert!(
+        !listed || told.success() || host.vzfs(["template", "verify", "many"]).code == 0,
+        "half a template is listed"
+    );
+    let staged = host_sh("ls -A \"$1\" | wc -l", [host.store().join("blobs/tmp")]).text();
+    assert_eq!(staged.trim(), "0", "staged blobs are left");
+    if !listed {
+        host.vzfs(["template", "import", "many@1", source.to_str().expect("text")]).ok();
+    }
+    host.vzfs(["template", "verify", "many"]).ok();
+}

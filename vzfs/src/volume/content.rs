@@ -1,0 +1,360 @@
+//! File content: handles, copy-up, and the I/O of files that the kernel does not serve itself.
+//!
+//! A regular file's content is a shared blob or a private data file. Opening for writing turns the first into the second (copy-up); the
+//! copying is done without holding `names`.
+//!
+//! # Who serves the bytes
+//! With [`Sharing::Passthrough`] the kernel reads and writes the backing file itself, so the volume may not put another file under an inode
+//! that is open (V2). Copy-up of a file that somebody has open on its blob therefore *relabels*: a new inode with a data file of its own takes
+//! over all names, and the caller gets [`VolumeError::Stale`], upon which the kernel looks the name up again and opens the new inode. Who had
+//! the file open keeps reading the old content, as after a rename over it. With [`Sharing::Served`] the daemon moves the bytes and copy-up just
+//! changes the file under the inode: every handle sees it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+use super::attrs::has_privileges;
+use super::data::{HostStat, copy_content, set_mtime};
+use super::{COPY_STRIPES, Caller, Node, OpenInode, Result, Volume, VolumeError};
+use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
+use crate::tree::ContentRef;
+use crate::types::{Attr, Digest, FileKind, Ino, Timestamp};
+
+/// Who moves the bytes of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// The kernel, by FUSE passthrough.
+    Passthrough,
+    /// The daemon.
+    Served,
+}
+
+/// An open regular file. [`Volume::release`] must be called once for each.
+#[derive(Clone, Debug)]
+pub struct OpenFile {
+    /// The backing file: a blob (read-only) or a private data file.
+    pub file: Arc<File>,
+    /// Writes must come to the daemon even so, because they have privileges to take away that the kernel would leave.
+    pub guarded: bool,
+}
+
+/// The modes of fallocate(2) as bits, as the kernel passes them.
+pub type FallocateMode = FallocateFlags;
+
+impl Volume {
+    /// Opens a regular file, after copy-up if it is to be written.
+    ///
+    /// # Errors
+    /// [`VolumeError::Stale`] when the file was relabelled: look the name up again.
+    pub fn open_file(&self, ino: Ino, write: bool, sharing: Sharing) -> Result<OpenFile> {
+        loop {
+            if write {
+                self.copy_up(ino, u64::MAX)?;
+            }
+            let _shared = self.names.read();
+            let node = self.node(ino)?;
+            match node.kind() {
+                FileKind::File => {}
+                FileKind::Dir => return Err(VolumeError::IsDir),
+                _ => return Err(VolumeError::Invalid("not a regular file")),
+            }
+            let on_blob = blob_of(&node).is_some();
+            if write && on_blob {
+                // Somebody put a blob back meanwhile.
+                continue;
+            }
+            let guarded = write && has_privileges(&self.record_of(self.node(ino)?));
+            let mut opens = self.opens.lock();
+            let open = match opens.entry(ino) {
+                std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
+                std::collections::hash_map::Entry::Vacant(slot) => {
+                    let file = Arc::new(self.open_content(ino, &node)?);
+                    slot.insert(OpenInode { handles: 0, on_blob: 0, file })
+                }
+            };
+            open.handles += 1;
+            if on_blob && sharing == Sharing::Passthrough {
+                open.on_blob += 1;
+            }
+            return Ok(OpenFile { file: Arc::clone(&open.file), guarded });
+        }
+    }
+
+    /// Gives back a handle. An orphan's last one frees it at the next [`Volume::forget`].
+    pub fn release(&self, ino: Ino, sharing: Sharing) {
+        let mut opens = self.opens.lock();
+        if let Some(open) = opens.get_mut(&ino) {
+            open.handles -= 1;
+            if sharing == Sharing::Passthrough {
+                // Handles on one inode are all on the blob or all on the data file, in passthrough mode (V2).
+                open.on_blob = open.on_blob.saturating_sub(1);
+            }
+            if open.handles == 0 {
+                opens.remove(&ino);
+            }
+        }
+    }
+
+    /// Opens the content of a file for reading, without a handle: for export and commit.
+    pub fn open_for_reading(&self, ino: Ino) -> Result<File> {
+        let _shared = self.names.read();
+        self.open_content(ino, &self.node(ino)?)
+    }
+
+    fn open_content(&self, ino: Ino, node: &Node<'_>) -> Result<File> {
+        if let Some((digest, _)) = blob_of(node) {
+            return Ok(self.blobs.open_blob(&digest)?);
+        }
+        match node {
+            Node::Private(InodeRecord { content: PrivateContent::Data { id, .. }, .. }) => {
+                self.data.open(*id)
+            }
+            _ => Err(VolumeError::Damaged { ino, why: "a regular file has no content" }),
+        }
+    }
+
+    /// Gives a file a data file of its own with the first `limit` bytes of its blob. Does nothing to a file that has one.
+    fn copy_up(&self, ino: Ino, limit: u64) -> Result<()> {
+        // The remainder is below 16, so the conversion cannot lose anything.
+        let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
+        loop {
+            let (digest, size, mtime) = {
+                let _shared = self.names.read();
+                let node = self.node(ino)?;
+                let Some((digest, size)) = blob_of(&node) else { return Ok(()) };
+                (digest, size, self.attr_of(ino, &node)?.mtime)
+            };
+            let id = self.new_number()?;
+            let copy = self.data.create(id)?;
+            let copied = self.blobs.open_blob(&digest).map_err(VolumeError::from).and_then(|blob| {
+                copy_content(&blob, &copy, size, limit)?;
+                set_mtime(&copy, mtime)?;
+                self.install(ino, digest, id, copy)
+            });
+            match copied {
+                Ok(true) => return Ok(()),
+                // The inode's content changed while it was copied: once more.
+                Ok(false) => self.data.remove(id)?,
+                Err(VolumeError::Stale) => return Err(VolumeError::Stale),
+                Err(error) => {
+                    self.data.remove(id)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Puts a finished copy in place of the blob it was made from. `false` if the inode does not have that blob any more.
+    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File) -> Result<bool> {
+        let _exclusive = self.names.write();
+        let node = self.node(ino)?;
+        if blob_of(&node).map(|(now, _)| now) != Some(digest) {
+            return Ok(false);
+        }
+        let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
+        let mut opens = self.opens.lock();
+        let open = opens.get_mut(&ino);
+        if open.as_ref().is_some_and(|open| open.on_blob > 0) {
+            drop(opens);
+            self.relabel(ino, content)?;
+            return Err(VolumeError::Stale);
+        }
+        let mut batch = self.meta.changes(self.ve);
+        let mut record = self.pin(ino, node, &mut batch);
+        record.content = content;
+        batch.put_inode(ino, &record);
+        batch.commit()?;
+        if let Some(open) = open {
+            open.file = Arc::new(copy);
+        }
+        Ok(true)
+    }
+
+    /// Moves all names of an inode to a new one with the given content. The old inode becomes an orphan that its handles keep.
+    fn relabel(&self, ino: Ino, content: PrivateContent) -> Result<()> {
+        let new = self.new_ino()?;
+        let mut batch = self.meta.changes(self.ve);
+        let names = self.names_of(ino)?;
+        let mut old = self.record_of(self.node(ino)?);
+        let record = InodeRecord { content, ..old.clone() };
+        for (dir, name) in &names {
+            batch.put_entry(*dir, name.as_ref(), EntryRecord::Node(new, record.kind));
+        }
+        batch.put_inode(new, &record);
+        old.nlink = 0;
+        batch.put_inode(ino, &old);
+        batch.commit()?;
+        self.relabelled.lock().extend(names);
+        Ok(())
+    }
+
+    /// All names of an inode: the base's if it was never touched, else those among the private entries.
+    fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, crate::types::Name)>> {
+        if self.meta.inode(self.ve, ino)?.is_none() {
+            let view = self.base.node(ino).ok_or(VolumeError::NotFound)?;
+            return Ok(view.names().map(|(dir, name)| (dir, name.to_name())).collect());
+        }
+        // A scan of the VE's private entries: only for a file that is pinned, has its blob open, and is now opened for writing.
+        let mut names = Vec::new();
+        for row in self.meta.all_entries(self.ve) {
+            let row = row?;
+            if matches!(row.entry, EntryRecord::Node(found, _) if found == ino) {
+                names.push((row.dir, row.name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Runs `io` on a file that has (or gets) private content, so that it may be written.
+    fn with_data<T>(
+        &self,
+        ino: Ino,
+        io: impl FnOnce(&File) -> std::io::Result<T>,
+        what: &'static str,
+    ) -> Result<T> {
+        self.copy_up(ino, u64::MAX)?;
+        let file = self.current_file(ino)?;
+        io(&file).map_err(VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve)))
+    }
+
+    /// The file under an inode now, whether or not it is open.
+    fn current_file(&self, ino: Ino) -> Result<Arc<File>> {
+        let _shared = self.names.read();
+        if let Some(open) = self.opens.lock().get(&ino) {
+            return Ok(Arc::clone(&open.file));
+        }
+        Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
+    }
+
+    /// Sets a file's size, as truncate(2): mtime and ctime move even if the size stays.
+    pub(super) fn truncate(&self, ino: Ino, size: u64, caller: Caller) -> Result<()> {
+        match self.attr(ino)?.kind {
+            FileKind::File => {}
+            FileKind::Dir => return Err(VolumeError::IsDir),
+            _ => return Err(VolumeError::Invalid("only regular files have a size")),
+        }
+        if i64::try_from(size).is_err() {
+            return Err(VolumeError::Invalid("the size is negative"));
+        }
+        self.copy_up(ino, size)?;
+        self.with_data(ino, |file| file.set_len(size), "truncate")?;
+        self.kill_privileges(ino, caller.keeps_privileges())?;
+        self.after_write(ino)
+    }
+
+    /// Moves mtime and ctime where the host may have left them, because the size did not change.
+    fn after_write(&self, ino: Ino) -> Result<()> {
+        let file = self.current_file(ino)?;
+        let now = Timestamp::now();
+        set_mtime(&file, now)?;
+        Ok(())
+    }
+
+    /// Reads from a file.
+    pub fn read(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let file = self.current_file(ino)?;
+        let failed = |error| VolumeError::io(format!("read inode {ino} of VE {}", self.ve))(error);
+        let mut done = 0;
+        while done < buffer.len() {
+            match file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes to a file.
+    pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], keep_privileges: bool) -> Result<()> {
+        self.with_data(ino, |file| file.write_all_at(bytes, offset), "write")?;
+        self.kill_privileges(ino, keep_privileges)
+    }
+
+    /// fallocate(2), with the modes that the host filesystem has.
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: FallocateMode,
+        caller: Caller,
+    ) -> Result<()> {
+        let io = |file: &File| Ok(rustix::fs::fallocate(file, mode, offset, len)?);
+        self.with_data(ino, io, "allocate space in")?;
+        self.kill_privileges(ino, caller.keeps_privileges())
+    }
+
+    /// copy_file_range(2) between two files of the VE: by reflink where the host can.
+    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: usize, caller: Caller) -> Result<usize> {
+        let source = self.current_file(from.0)?;
+        let (mut offset_in, mut offset_out) = (from.1, to.1);
+        let io = |target: &File| {
+            let copied = rustix::fs::copy_file_range(
+                &*source,
+                Some(&mut offset_in),
+                target,
+                Some(&mut offset_out),
+                len,
+            )?;
+            Ok(copied)
+        };
+        let copied = self.with_data(to.0, io, "copy into")?;
+        self.kill_privileges(to.0, caller.keeps_privileges())?;
+        Ok(copied)
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`.
+    pub fn seek(&self, ino: Ino, from: SeekFrom) -> Result<u64> {
+        let file = self.current_file(ino)?;
+        rustix::fs::seek(&*file, from)
+            .map_err(|errno| VolumeError::io(format!("seek in inode {ino} of VE {}", self.ve))(errno.into()))
+    }
+
+    /// fsync(2): the content, the name and the attributes of a file are durable afterwards.
+    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<()> {
+        let data = {
+            let _shared = self.names.read();
+            matches!(self.node(ino)?, Node::Private(InodeRecord { content: PrivateContent::Data { .. }, .. }))
+        };
+        if data {
+            let file = self.current_file(ino)?;
+            let synced = if data_only { file.sync_data() } else { file.sync_all() };
+            synced.map_err(VolumeError::io(format!("sync inode {ino} of VE {}", self.ve)))?;
+            self.data.sync()?;
+        }
+        self.sync()
+    }
+
+    /// Creates a file and opens it for reading and writing.
+    pub fn create_and_open(
+        &self,
+        dir: Ino,
+        name: crate::types::NameRef<'_>,
+        new: super::NewNode<'_>,
+        caller: Caller,
+        sharing: Sharing,
+    ) -> Result<(Attr, OpenFile)> {
+        let attr = self.create(dir, name, new, caller)?;
+        let open = self.open_file(attr.ino, true, sharing)?;
+        Ok((attr, open))
+    }
+}
+
+/// Digest and size of the blob that an inode shows.
+fn blob_of(node: &Node<'_>) -> Option<(Digest, u64)> {
+    match node {
+        Node::Base(view) => match view.content() {
+            ContentRef::Blob { digest, size, .. } => Some((digest, size)),
+            _ => None,
+        },
+        Node::Private(InodeRecord { content: PrivateContent::Blob { digest, size, .. }, .. }) => {
+            Some((Digest::from_bytes(*digest), *size))
+        }
+        Node::Private(_) => None,
+    }
+}

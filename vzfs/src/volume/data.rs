@@ -1,0 +1,154 @@
+//! Private data files: one host file per private regular file that has content of its own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, Timespec, Timestamps};
+
+use super::VolumeError;
+use crate::types::{Timestamp, VeId};
+
+/// The folder of one VE's data files. It is made with the first of them, so that a VE that wrote nothing costs nothing.
+#[derive(Debug)]
+pub(super) struct DataFolder {
+    /// The folder of all VEs, which exists.
+    all: PathBuf,
+    path: PathBuf,
+}
+
+/// What the host knows of a data file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HostStat {
+    pub(super) size: u64,
+    pub(super) blocks: u64,
+    pub(super) mtime: Timestamp,
+    pub(super) ctime: Timestamp,
+}
+
+impl DataFolder {
+    pub(super) fn new(all: &Path, ve: VeId) -> Self {
+        DataFolder { all: all.to_owned(), path: all.join(ve.to_string()) }
+    }
+
+    fn file(&self, id: u64) -> PathBuf {
+        self.path.join(format!("{id:013x}"))
+    }
+
+    fn failed(&self, what: &str, id: u64) -> impl FnOnce(io::Error) -> VolumeError {
+        VolumeError::io(format!("{what} private data file {}", self.file(id).display()))
+    }
+
+    /// Makes a new, empty file. A leftover of the same number (of an operation that a crash cut off) is replaced.
+    pub(super) fn create(&self, id: u64) -> Result<File, VolumeError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let path = self.file(id);
+        let file = options.open(&path).or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
+            fs::create_dir_all(&self.path)?;
+            options.open(&path)
+        });
+        file.map_err(self.failed("create", id))
+    }
+
+    pub(super) fn open(&self, id: u64) -> Result<File, VolumeError> {
+        OpenOptions::new().read(true).write(true).open(self.file(id)).map_err(self.failed("open", id))
+    }
+
+    pub(super) fn stat(&self, id: u64) -> Result<HostStat, VolumeError> {
+        fs::metadata(self.file(id)).map(|meta| HostStat::of(&meta)).map_err(self.failed("stat", id))
+    }
+
+    /// Removes the file; that it is gone already is fine.
+    pub(super) fn remove(&self, id: u64) -> Result<(), VolumeError> {
+        match fs::remove_file(self.file(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", id)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn space(&self) -> Result<rustix::fs::StatVfs, VolumeError> {
+        rustix::fs::statvfs(&self.all)
+            .map_err(|errno| VolumeError::io(format!("statvfs {}", self.all.display()))(errno.into()))
+    }
+
+    /// Makes the folder's own entries durable.
+    pub(super) fn sync(&self) -> Result<(), VolumeError> {
+        let folder = File::open(&self.path).and_then(|folder| folder.sync_all());
+        folder.map_err(VolumeError::io(format!("sync {}", self.path.display())))
+    }
+}
+
+impl HostStat {
+    fn of(meta: &fs::Metadata) -> Self {
+        let time = |secs, nanos: i64| Timestamp::new(secs, u32::try_from(nanos).unwrap_or(0));
+        HostStat {
+            size: meta.len(),
+            blocks: meta.blocks(),
+            mtime: time(meta.mtime(), meta.mtime_nsec()),
+            ctime: time(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
+    pub(super) fn of_file(file: &File) -> Result<Self, VolumeError> {
+        file.metadata().map(|meta| HostStat::of(&meta)).map_err(VolumeError::io("stat a private data file"))
+    }
+}
+
+/// Sets a data file's mtime, which is the mtime that programs see.
+pub(super) fn set_mtime(file: &File, mtime: Timestamp) -> Result<(), VolumeError> {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
+    };
+    rustix::fs::futimens(file, &times)
+        .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))
+}
+
+/// Copies the first `limit` bytes of a blob: by sharing extents where the host can, else hole by hole within the kernel.
+pub(super) fn copy_content(from: &File, to: &File, size: u64, limit: u64) -> Result<(), VolumeError> {
+    let failed =
+        |errno: rustix::io::Errno| VolumeError::io("copy a blob to a private data file")(errno.into());
+    let wanted = size.min(limit);
+    if wanted == 0 {
+        return Ok(());
+    }
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return if wanted < size {
+            to.set_len(wanted).map_err(|error| failed(errno_of(&error)))
+        } else {
+            Ok(())
+        };
+    }
+    to.set_len(wanted).map_err(|error| failed(errno_of(&error)))?;
+    let mut position = 0;
+    while position < wanted {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(position)) {
+            Ok(start) if start < wanted => start,
+            // ENXIO: nothing but a hole up to the end.
+            Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(()),
+            Err(rustix::io::Errno::INVAL) => position,
+            Err(errno) => return Err(failed(errno)),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(wanted).min(wanted);
+        let (mut source, mut target) = (start, start);
+        while source < end {
+            let chunk = usize::try_from(end - source).unwrap_or(usize::MAX).min(1 << 30);
+            match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), chunk) {
+                Ok(0) => return Err(failed(rustix::io::Errno::IO)),
+                Ok(_) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        position = end;
+    }
+    Ok(())
+}
+
+fn errno_of(error: &io::Error) -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO)
+}

@@ -1,0 +1,82 @@
+//! Why a volume refused an operation.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::blobs::BlobError;
+use crate::meta::MetaError;
+use crate::types::Ino;
+
+/// Each variant is one POSIX error or a failure of the store below; `fuse` has the mapping to errno.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// No such name or inode.
+    #[error("no such file or directory")]
+    NotFound,
+    /// The name is taken.
+    #[error("file exists")]
+    Exists,
+    /// A directory was needed.
+    #[error("not a directory")]
+    NotDir,
+    /// A directory is not allowed here.
+    #[error("is a directory")]
+    IsDir,
+    /// The directory has entries.
+    #[error("directory not empty")]
+    NotEmpty,
+    /// The kind of inode does not allow the operation.
+    #[error("operation not permitted: {0}")]
+    NotPermitted(&'static str),
+    /// An argument makes no sense.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// The inode was given another number; look the name up again (see `content`).
+    #[error("the file was replaced while it was opened; look its name up again")]
+    Stale,
+    /// No such extended attribute.
+    #[error("no such extended attribute")]
+    NoData,
+    /// A name or value is longer than the host allows.
+    #[error("name too long")]
+    NameTooLong,
+    /// The inode has as many names as fit.
+    #[error("too many links")]
+    TooManyLinks,
+    /// An inode's extended attributes are larger than [`super::MAX_XATTRS_BYTES`] together.
+    #[error("no space for extended attributes")]
+    XattrSpace,
+    /// An attribute namespace or mode that this filesystem has not.
+    #[error("operation not supported")]
+    Unsupported,
+    /// The host filesystem failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, to which file.
+        what: String,
+        /// The host's answer, passed on to the program.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// The blob store failed.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// A record refers to something that is not there.
+    #[error("damaged volume: inode {ino}: {why}")]
+    Damaged {
+        /// The inode.
+        ino: Ino,
+        /// What is missing or wrong.
+        why: &'static str,
+    },
+}
+
+impl VolumeError {
+    pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> VolumeError {
+        let what = what.into();
+        move |source| VolumeError::Io { what, source }
+    }
+}

@@ -1,0 +1,403 @@
+//! Operations on names: create, link, unlink, rmdir, rename.
+
+use super::{Caller, Node, Result, Volume, VolumeError, touch};
+use crate::acl;
+use crate::meta::{Changes, EntryRecord, InodeRecord, PrivateContent};
+use crate::types::{Attr, FileKind, Ino, MAX_SYMLINK_BYTES, NameRef, Timestamp};
+
+/// Names an inode may have. ext4 stops at 65,000, XFS at 2^31 - 1.
+const MAX_LINKS: u32 = i32::MAX as u32;
+const S_ISGID: u16 = 0o2000;
+
+/// What to create.
+#[derive(Clone, Copy, Debug)]
+pub struct NewNode<'a> {
+    /// Type of file.
+    pub kind: FileKind,
+    /// Permission bits that the program asked for.
+    pub perm: u16,
+    /// The program's umask; a default ACL replaces it.
+    pub umask: u16,
+    /// Device number, for devices.
+    pub rdev: u32,
+    /// Target, for symbolic links.
+    pub target: &'a [u8],
+}
+
+impl NewNode<'_> {
+    /// A node of a kind with permissions, for what needs no more.
+    pub const fn new(kind: FileKind, perm: u16) -> Self {
+        NewNode { kind, perm, umask: 0, rdev: 0, target: b"" }
+    }
+}
+
+/// The forms of rename(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replaces what has the new name.
+    Replace,
+    /// `RENAME_NOREPLACE`.
+    NoReplace,
+    /// `RENAME_EXCHANGE`.
+    Exchange,
+    /// `RENAME_WHITEOUT`: leaves a character device 0:0 at the old name, as an overlayfs on top of the VE asks for.
+    Whiteout,
+}
+
+impl Volume {
+    /// Creates an inode and its name. A regular file starts empty.
+    pub fn create(&self, dir: Ino, name: NameRef<'_>, new: NewNode<'_>, caller: Caller) -> Result<Attr> {
+        if new.kind == FileKind::Symlink && new.target.len() > MAX_SYMLINK_BYTES {
+            return Err(VolumeError::NameTooLong);
+        }
+        if new.kind == FileKind::Symlink && new.target.is_empty() {
+            return Err(VolumeError::NotFound);
+        }
+        let ino = self.new_ino()?;
+        let mut made = None;
+        let content = match new.kind {
+            FileKind::File => {
+                // The host file first: see "Failure" in the module's head.
+                let id = self.new_number()?;
+                let file = self.data.create(id)?;
+                made = Some(id);
+                PrivateContent::Data { id, stamp: super::data::HostStat::of_file(&file)?.ctime }
+            }
+            FileKind::Symlink => PrivateContent::Symlink(new.target.to_vec()),
+            _ => PrivateContent::None,
+        };
+        let created = self.create_with(ino, dir, name, new, caller, content);
+        if let (Err(_), Some(id)) = (&created, made) {
+            self.data.remove(id)?;
+        }
+        created
+    }
+
+    fn create_with(
+        &self,
+        ino: Ino,
+        dir: Ino,
+        name: NameRef<'_>,
+        new: NewNode<'_>,
+        caller: Caller,
+        content: PrivateContent,
+    ) -> Result<Attr> {
+        let _exclusive = self.names.write();
+        let mut batch = self.meta.changes(self.ve);
+        let mut parent = self.live_dir(dir, &mut batch)?;
+        if self.find(dir, name)?.is_some() {
+            return Err(VolumeError::Exists);
+        }
+        let record = new_record(&parent, dir, new, caller, content);
+        if new.kind == FileKind::Dir {
+            parent.nlink = more_links(parent.nlink)?;
+        }
+        touch(&mut parent, record.ctime);
+        batch.put_inode(dir, &parent);
+        batch.put_inode(ino, &record);
+        batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
+        batch.commit()?;
+        self.record_attr(ino, &record)
+    }
+
+    /// Gives an inode another name. Not for directories.
+    pub fn link(&self, ino: Ino, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
+        let _exclusive = self.names.write();
+        let mut batch = self.meta.changes(self.ve);
+        let node = self.node(ino)?;
+        if node.kind() == FileKind::Dir {
+            return Err(VolumeError::NotPermitted("a directory has one name"));
+        }
+        if node.nlink() == 0 {
+            return Err(VolumeError::NotFound);
+        }
+        let mut parent = self.live_dir(dir, &mut batch)?;
+        if self.find(dir, name)?.is_some() {
+            return Err(VolumeError::Exists);
+        }
+        let mut record = self.pin(ino, node, &mut batch);
+        let now = Timestamp::now();
+        record.nlink = more_links(record.nlink)?;
+        record.ctime = now;
+        touch(&mut parent, now);
+        batch.put_inode(dir, &parent);
+        batch.put_inode(ino, &record);
+        batch.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+        batch.commit()?;
+        self.record_attr(ino, &record)
+    }
+
+    /// Removes a name that is no directory. The inode lives on while it has other names or is open.
+    pub fn unlink(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
+        let _exclusive = self.names.write();
+        let mut batch = self.meta.changes(self.ve);
+        let mut parent = self.live_dir(dir, &mut batch)?;
+        let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+        if kind == FileKind::Dir {
+            return Err(VolumeError::IsDir);
+        }
+        let now = Timestamp::now();
+        self.drop_name(ino, now, &mut batch)?;
+        self.hide(dir, name, &mut batch);
+        touch(&mut parent, now);
+        batch.put_inode(dir, &parent);
+        Ok(batch.commit()?)
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
+        let _exclusive = self.names.write();
+        let mut batch = self.meta.changes(self.ve);
+        let mut parent = self.live_dir(dir, &mut batch)?;
+        let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+        if kind != FileKind::Dir {
+            return Err(VolumeError::NotDir);
+        }
+        if !self.is_empty(ino)? {
+            return Err(VolumeError::NotEmpty);
+        }
+        let now = Timestamp::now();
+        self.drop_name(ino, now, &mut batch)?;
+        self.hide(dir, name, &mut batch);
+        parent.nlink = parent.nlink.saturating_sub(1);
+        touch(&mut parent, now);
+        batch.put_inode(dir, &parent);
+        Ok(batch.commit()?)
+    }
+
+    /// Moves a name, in one of the forms of rename(2).
+    pub fn rename(
+        &self,
+        dir: Ino,
+        name: NameRef<'_>,
+        new_dir: Ino,
+        new_name: NameRef<'_>,
+        mode: RenameMode,
+    ) -> Result<()> {
+        let _exclusive = self.names.write();
+        let mut batch = self.meta.changes(self.ve);
+        let mut parents = Parents::load(self, dir, new_dir, &mut batch)?;
+        let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+        let target = self.find(new_dir, new_name)?;
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(VolumeError::Exists),
+            (RenameMode::Exchange, None) => return Err(VolumeError::NotFound),
+            // Two names of one inode: nothing happens, says POSIX.
+            (_, Some((other, _))) if other == ino => return Ok(()),
+            _ => {}
+        }
+        if kind == FileKind::Dir && self.is_within(new_dir, ino)? {
+            return Err(VolumeError::Invalid("a directory cannot move into itself"));
+        }
+        let now = Timestamp::now();
+        if mode == RenameMode::Exchange {
+            let (other, other_kind) = target.ok_or(VolumeError::NotFound)?;
+            if other_kind == FileKind::Dir && self.is_within(dir, other)? {
+                return Err(VolumeError::Invalid("a directory cannot move into itself"));
+            }
+            self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
+            self.put_moved(other, dir, name, now, &mut batch)?;
+            parents.moved_dir(kind, other_kind);
+        } else {
+            if let Some((other, other_kind)) = target {
+                match (kind, other_kind) {
+                    (FileKind::Dir, FileKind::Dir) if !self.is_empty(other)? => {
+                        return Err(VolumeError::NotEmpty);
+                    }
+                    (FileKind::Dir, FileKind::Dir) => parents.lose_dir(),
+                    (FileKind::Dir, _) => return Err(VolumeError::NotDir),
+                    (_, FileKind::Dir) => return Err(VolumeError::IsDir),
+                    _ => {}
+                }
+                self.drop_name(other, now, &mut batch)?;
+            }
+            // Pinning writes all names of the moved inode, the old one too: it must be hidden after that.
+            self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
+            if mode == RenameMode::Whiteout {
+                self.leave_device(dir, name, now, &mut batch)?;
+            } else {
+                self.hide(dir, name, &mut batch);
+            }
+            parents.moved_dir(kind, FileKind::File);
+        }
+        parents.store(now, &mut batch);
+        Ok(batch.commit()?)
+    }
+
+    /// Gives a moved inode its new name, and a moved directory its new parent.
+    fn put_moved(
+        &self,
+        ino: Ino,
+        dir: Ino,
+        name: NameRef<'_>,
+        now: Timestamp,
+        batch: &mut Changes<'_>,
+    ) -> Result<()> {
+        let mut record = self.pin(ino, self.node(ino)?, batch);
+        record.ctime = now;
+        if record.kind == FileKind::Dir {
+            record.parent = dir.get();
+        }
+        batch.put_inode(ino, &record);
+        batch.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+        Ok(())
+    }
+
+    fn leave_device(
+        &self,
+        dir: Ino,
+        name: NameRef<'_>,
+        now: Timestamp,
+        batch: &mut Changes<'_>,
+    ) -> Result<()> {
+        let ino = self.new_ino()?;
+        let record = InodeRecord {
+            kind: FileKind::Char,
+            perm: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            nlink: 1,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            parent: 0,
+            content: PrivateContent::None,
+            xattrs: Default::default(),
+        };
+        batch.put_inode(ino, &record);
+        batch.put_entry(dir, name, EntryRecord::Node(ino, FileKind::Char));
+        Ok(())
+    }
+
+    /// A directory that may get or lose a name: pinned, and not itself removed.
+    fn live_dir(&self, dir: Ino, batch: &mut Changes<'_>) -> Result<InodeRecord> {
+        let node = self.dir_node(dir)?;
+        if node.nlink() == 0 {
+            return Err(VolumeError::NotFound);
+        }
+        Ok(self.pin(dir, node, batch))
+    }
+
+    /// Takes a name off an inode's count; a directory's only one. What is left without a name becomes an orphan.
+    fn drop_name(&self, ino: Ino, now: Timestamp, batch: &mut Changes<'_>) -> Result<()> {
+        let mut record = self.pin(ino, self.node(ino)?, batch);
+        record.nlink = if record.kind == FileKind::Dir { 0 } else { record.nlink.saturating_sub(1) };
+        record.ctime = now;
+        batch.put_inode(ino, &record);
+        Ok(())
+    }
+
+    /// Makes a name not exist (V1).
+    fn hide(&self, dir: Ino, name: NameRef<'_>, batch: &mut Changes<'_>) {
+        if self.base_entry(dir, name).is_some() {
+            batch.put_entry(dir, name, EntryRecord::Whiteout);
+        } else {
+            batch.delete_entry(dir, name);
+        }
+    }
+
+    /// Whether `dir` is `ancestor` or below it.
+    fn is_within(&self, mut dir: Ino, ancestor: Ino) -> Result<bool> {
+        loop {
+            if dir == ancestor {
+                return Ok(true);
+            }
+            let parent = match self.dir_node(dir)? {
+                Node::Private(record) => {
+                    record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })?
+                }
+                Node::Base(view) => view.parent(),
+            };
+            if parent == dir {
+                return Ok(false);
+            }
+            dir = parent;
+        }
+    }
+}
+
+/// The one or two directories of a rename.
+struct Parents {
+    from: (Ino, InodeRecord),
+    to: Option<(Ino, InodeRecord)>,
+}
+
+impl Parents {
+    fn load(volume: &Volume, dir: Ino, new_dir: Ino, batch: &mut Changes<'_>) -> Result<Self> {
+        let from = (dir, volume.live_dir(dir, batch)?);
+        let to = if dir == new_dir { None } else { Some((new_dir, volume.live_dir(new_dir, batch)?)) };
+        Ok(Parents { from, to })
+    }
+
+    /// Counts a subdirectory that is replaced in the second directory.
+    fn lose_dir(&mut self) {
+        let record = self.to.as_mut().map_or(&mut self.from.1, |(_, record)| record);
+        record.nlink = record.nlink.saturating_sub(1);
+    }
+
+    /// Counts a directory that leaves the first for the second, and one that goes the other way.
+    fn moved_dir(&mut self, there: FileKind, back: FileKind) {
+        if let Some((_, to)) = &mut self.to {
+            if there == FileKind::Dir {
+                self.from.1.nlink = self.from.1.nlink.saturating_sub(1);
+                to.nlink += 1;
+            }
+            if back == FileKind::Dir {
+                self.from.1.nlink += 1;
+                to.nlink = to.nlink.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Writes the directories. A directory that was itself moved (an exchange with a parent of the other) cannot be here: `is_within`
+    /// refused it.
+    fn store(mut self, now: Timestamp, batch: &mut Changes<'_>) {
+        touch(&mut self.from.1, now);
+        batch.put_inode(self.from.0, &self.from.1);
+        if let Some((ino, mut record)) = self.to {
+            touch(&mut record, now);
+            batch.put_inode(ino, &record);
+        }
+    }
+}
+
+fn new_record(
+    parent: &InodeRecord,
+    dir: Ino,
+    new: NewNode<'_>,
+    caller: Caller,
+    content: PrivateContent,
+) -> InodeRecord {
+    let default = parent.xattrs.get(acl::DEFAULT).map(Vec::as_slice);
+    let inherited = acl::inherit(default, new.kind, new.perm, new.umask);
+    let mut perm = inherited.perm;
+    let mut gid = caller.gid;
+    if parent.perm & S_ISGID != 0 {
+        gid = parent.gid;
+        if new.kind == FileKind::Dir {
+            perm |= S_ISGID;
+        }
+    }
+    let access = inherited.access.map(|value| (acl::ACCESS.to_vec(), value));
+    let default = inherited.default.map(|value| (acl::DEFAULT.to_vec(), value));
+    let now = Timestamp::now();
+    InodeRecord {
+        kind: new.kind,
+        perm,
+        uid: caller.uid,
+        gid,
+        rdev: if new.kind.is_device() { new.rdev } else { 0 },
+        nlink: if new.kind == FileKind::Dir { 2 } else { 1 },
+        atime: now,
+        mtime: now,
+        ctime: now,
+        parent: if new.kind == FileKind::Dir { dir.get() } else { 0 },
+        content,
+        xattrs: access.into_iter().chain(default).collect(),
+    }
+}
+
+fn more_links(nlink: u32) -> Result<u32> {
+    if nlink < MAX_LINKS { Ok(nlink + 1) } else { Err(VolumeError::TooManyLinks) }
+}
