@@ -16,8 +16,8 @@ use crate::sys;
 const READY: &str = "ready";
 /// Which log lines: the syntax of tracing's `EnvFilter`.
 const LOG_VARIABLE: &str = "VZFS_LOG";
-/// Lines of crates that use the other logging crate have the target `log`; what they have to say is told here already.
-const DEFAULT_FILTER: &str = "info,log=error";
+/// What fuser has to say (each mount, and a warning at each unmount that was not its own) is told here already.
+const DEFAULT_FILTER: &str = "info,fuser=error";
 
 /// Makes the process fit for hundreds of mounts. Called before threads are started.
 pub(super) fn set_up() -> Result<(), DaemonError> {
