@@ -35,7 +35,7 @@ pub fn make_source(dir: &Path) {
         for file in 0..FILES_PER_FOLDER {
             let number = folder * FILES_PER_FOLDER + file;
             let size = 200 << (number % 8);
-            let mut content = format!("{} ", if number % 10 == 0 { 0 } else { number }).into_bytes();
+            let mut content = format!("{} ", if number.is_multiple_of(10) { 0 } else { number }).into_bytes();
             content.resize(size, b'x');
             fs::write(path.join(format!("file{file}")), content).expect("the folder is writable");
         }
