@@ -54,7 +54,8 @@ impl Source {
         let failed = |source| ArchiveError::Io { action: "open", path: path.to_owned(), source };
         let metadata = std::fs::metadata(path).map_err(failed)?;
         if metadata.is_dir() {
-            let is_image = path.join("oci-layout").is_file() && path.join("index.json").is_file();
+            // This file alone decides: a layout that was copied only half must not pass for a root filesystem.
+            let is_image = path.join("oci-layout").is_file();
             let path = path.to_owned();
             return Ok(if is_image { Source::OciLayout(path) } else { Source::Dir(path) });
         }
