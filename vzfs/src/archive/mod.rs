@@ -127,8 +127,9 @@ fn decode_device(rdev: u32) -> (u32, u32) {
 }
 
 /// The attribute namespaces that are part of a file. Others (`system.nfs4_acl`, `btrfs.*`) are views of its
-/// filesystem.
+/// filesystem; so are `trusted.SGI_ACL_FILE` and `trusted.SGI_ACL_DEFAULT`, in which XFS shows every ACL once more.
 fn is_kept_xattr(name: &[u8]) -> bool {
     const PREFIXES: [&[u8]; 4] = [b"user.", b"trusted.", b"security.", b"system.posix_acl_"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len())
+        && !name.starts_with(b"trusted.SGI_ACL_")
 }
