@@ -251,7 +251,8 @@ impl Volume {
     }
 
     fn all_deleted(&self, ino: Ino, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<()> {
-        let view = self.base.node(ino).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })?;
+        let view =
+            self.base.node(ino).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })?;
         visit(Difference { path, kind: ChangeKind::Deleted, ino, attr: view.attr() })?;
         for (name, (ino, _)) in self.base_children(ino) {
             let length = path.len();

@@ -109,7 +109,9 @@ impl Volume {
             return Ok(self.blobs.open_blob(&digest)?);
         }
         match node {
-            Node::Private(InodeRecord { content: PrivateContent::Data { id, .. }, .. }) => self.data.open(*id),
+            Node::Private(InodeRecord { content: PrivateContent::Data { id, .. }, .. }) => {
+                self.data.open(*id)
+            }
             _ => Err(VolumeError::Damaged { ino, why: "a regular file has no content" }),
         }
     }
@@ -207,7 +209,12 @@ impl Volume {
     }
 
     /// Runs `io` on a file that has (or gets) private content, so that it may be written.
-    fn with_data<T>(&self, ino: Ino, io: impl FnOnce(&File) -> std::io::Result<T>, what: &'static str) -> Result<T> {
+    fn with_data<T>(
+        &self,
+        ino: Ino,
+        io: impl FnOnce(&File) -> std::io::Result<T>,
+        what: &'static str,
+    ) -> Result<T> {
         self.copy_up(ino, u64::MAX)?;
         let file = self.current_file(ino)?;
         io(&file).map_err(VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve)))
@@ -269,24 +276,31 @@ impl Volume {
     }
 
     /// fallocate(2), with the modes that the host filesystem has.
-    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: FallocateMode, caller: Caller) -> Result<()> {
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: FallocateMode,
+        caller: Caller,
+    ) -> Result<()> {
         let io = |file: &File| Ok(rustix::fs::fallocate(file, mode, offset, len)?);
         self.with_data(ino, io, "allocate space in")?;
         self.kill_privileges(ino, caller.keeps_privileges())
     }
 
     /// copy_file_range(2) between two files of the VE: by reflink where the host can.
-    pub fn copy_range(
-        &self,
-        from: (Ino, u64),
-        to: (Ino, u64),
-        len: usize,
-        caller: Caller,
-    ) -> Result<usize> {
+    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: usize, caller: Caller) -> Result<usize> {
         let source = self.current_file(from.0)?;
         let (mut offset_in, mut offset_out) = (from.1, to.1);
         let io = |target: &File| {
-            let copied = rustix::fs::copy_file_range(&*source, Some(&mut offset_in), target, Some(&mut offset_out), len)?;
+            let copied = rustix::fs::copy_file_range(
+                &*source,
+                Some(&mut offset_in),
+                target,
+                Some(&mut offset_out),
+                len,
+            )?;
             Ok(copied)
         };
         let copied = self.with_data(to.0, io, "copy into")?;

@@ -111,13 +111,18 @@ pub(super) fn set_mtime(file: &File, mtime: Timestamp) -> Result<(), VolumeError
 
 /// Copies the first `limit` bytes of a blob: by sharing extents where the host can, else hole by hole within the kernel.
 pub(super) fn copy_content(from: &File, to: &File, size: u64, limit: u64) -> Result<(), VolumeError> {
-    let failed = |errno: rustix::io::Errno| VolumeError::io("copy a blob to a private data file")(errno.into());
+    let failed =
+        |errno: rustix::io::Errno| VolumeError::io("copy a blob to a private data file")(errno.into());
     let wanted = size.min(limit);
     if wanted == 0 {
         return Ok(());
     }
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return if wanted < size { to.set_len(wanted).map_err(|error| failed(errno_of(&error))) } else { Ok(()) };
+        return if wanted < size {
+            to.set_len(wanted).map_err(|error| failed(errno_of(&error)))
+        } else {
+            Ok(())
+        };
     }
     to.set_len(wanted).map_err(|error| failed(errno_of(&error)))?;
     let mut position = 0;

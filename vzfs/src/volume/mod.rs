@@ -179,7 +179,9 @@ impl Volume {
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
         let _shared = self.names.read();
         match self.dir_node(dir)? {
-            Node::Private(record) => record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" }),
+            Node::Private(record) => {
+                record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })
+            }
             Node::Base(view) => Ok(view.parent()),
         }
     }

@@ -201,7 +201,9 @@ impl Volume {
         } else {
             if let Some((other, other_kind)) = target {
                 match (kind, other_kind) {
-                    (FileKind::Dir, FileKind::Dir) if !self.is_empty(other)? => return Err(VolumeError::NotEmpty),
+                    (FileKind::Dir, FileKind::Dir) if !self.is_empty(other)? => {
+                        return Err(VolumeError::NotEmpty);
+                    }
                     (FileKind::Dir, FileKind::Dir) => parents.lose_dir(),
                     (FileKind::Dir, _) => return Err(VolumeError::NotDir),
                     (_, FileKind::Dir) => return Err(VolumeError::IsDir),

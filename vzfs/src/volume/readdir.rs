@@ -34,12 +34,7 @@ impl Volume {
     /// Calls `emit` for the entries after `cookie` (0: from the start) until it returns `false` or the directory ends.
     ///
     /// A directory that was removed while open has no entries, not even the dots.
-    pub fn read_dir(
-        &self,
-        dir: Ino,
-        cookie: u64,
-        mut emit: impl FnMut(DirEntry<'_>) -> bool,
-    ) -> Result<()> {
+    pub fn read_dir(&self, dir: Ino, cookie: u64, mut emit: impl FnMut(DirEntry<'_>) -> bool) -> Result<()> {
         let parent = self.parent(dir)?;
         let _shared = self.names.read();
         if self.dir_node(dir)?.nlink() == 0 {
@@ -60,7 +55,8 @@ impl Volume {
             if position <= cookie {
                 continue;
             }
-            let entry = DirEntry { name: row.name.as_bytes(), ino: row.ino, kind: row.kind, cookie: position };
+            let entry =
+                DirEntry { name: row.name.as_bytes(), ino: row.ino, kind: row.kind, cookie: position };
             if !emit(entry) {
                 return Ok(());
             }
@@ -115,7 +111,8 @@ where
                 (_, Some(Err(_))) | (None, Some(_)) => false,
                 (Some(_), None) => true,
                 (Some(base), Some(Ok(private))) => {
-                    let (left, right) = ((base.hash57, base.name.as_bytes()), (private.hash57, private.name.as_bytes()));
+                    let (left, right) =
+                        ((base.hash57, base.name.as_bytes()), (private.hash57, private.name.as_bytes()));
                     if left == right {
                         // The private entry overrides the base's.
                         self.base.next();
