@@ -58,6 +58,9 @@ struct Difference<'a> {
 
 type Visit<'a> = &'a mut dyn FnMut(Difference<'_>) -> Result<()>;
 
+/// What [`VolumeSource::for_each`] calls with path, inode and attributes.
+pub type Visitor<'f, E> = dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E> + 'f;
+
 /// A whole volume as a sequence of paths, parents first, for export.
 pub struct VolumeSource<'v> {
     volume: &'v Volume,
@@ -65,10 +68,7 @@ pub struct VolumeSource<'v> {
 
 impl VolumeSource<'_> {
     /// Calls `visit` with path (no leading slash; the root is empty), inode and attributes of everything the VE shows.
-    pub fn for_each<E: From<VolumeError>>(
-        &self,
-        visit: &mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
+    pub fn for_each<E: From<VolumeError>>(&self, visit: &mut Visitor<'_, E>) -> std::result::Result<(), E> {
         let root = self.volume.attr(Ino::ROOT)?;
         visit(b"", Ino::ROOT, &root)?;
         self.below(Ino::ROOT, &mut Vec::new(), visit)
@@ -78,7 +78,7 @@ impl VolumeSource<'_> {
         &self,
         dir: Ino,
         path: &mut Vec<u8>,
-        visit: &mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>,
+        visit: &mut Visitor<'_, E>,
     ) -> std::result::Result<(), E> {
         for (name, (ino, kind)) in self.volume.children(dir)? {
             let length = path.len();
