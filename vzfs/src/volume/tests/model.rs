@@ -729,7 +729,7 @@ fn run(store: &Store, base_ops: &[Op], ops: &[Op]) {
 fn volume_does_what_the_model_does() {
     let store = Store::new();
     let config =
-        Config { cases: 192, failure_persistence: None, max_shrink_iters: 4000, ..Config::default() };
+        Config { cases: 512, failure_persistence: None, max_shrink_iters: 4000, ..Config::default() };
     let cases = (vec(ops_for_base(), 0..25), vec(any_op(), 1..40));
     let outcome = TestRunner::new(config).run(&cases, |(base, ops)| {
         run(&store, &base, &ops);
