@@ -41,6 +41,7 @@ unit:
 
 # The tests drive the binaries that are built here. They run one file after the other, as they measure times.
 e2e:
+	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
 	$(CARGO) test --locked --no-fail-fast -p vzfs-tests -- --show-output
 

@@ -56,10 +56,10 @@ struct Difference<'a> {
     attr: Attr,
 }
 
-/// Receives path, inode and attributes of each thing a volume shows.
-pub type VisitPath<'a, E> = &'a mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>;
-
 type Visit<'a> = &'a mut dyn FnMut(Difference<'_>) -> Result<()>;
+
+/// What [`VolumeSource::for_each`] calls with path, inode and attributes.
+pub type Visitor<'f, E> = dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E> + 'f;
 
 /// A whole volume as a sequence of paths, parents first, for export.
 pub struct VolumeSource<'v> {
@@ -68,7 +68,7 @@ pub struct VolumeSource<'v> {
 
 impl VolumeSource<'_> {
     /// Calls `visit` with path (no leading slash; the root is empty), inode and attributes of everything the VE shows.
-    pub fn for_each<E: From<VolumeError>>(&self, visit: VisitPath<'_, E>) -> std::result::Result<(), E> {
+    pub fn for_each<E: From<VolumeError>>(&self, visit: &mut Visitor<'_, E>) -> std::result::Result<(), E> {
         let root = self.volume.attr(Ino::ROOT)?;
         visit(b"", Ino::ROOT, &root)?;
         self.below(Ino::ROOT, &mut Vec::new(), visit)
@@ -78,7 +78,7 @@ impl VolumeSource<'_> {
         &self,
         dir: Ino,
         path: &mut Vec<u8>,
-        visit: VisitPath<'_, E>,
+        visit: &mut Visitor<'_, E>,
     ) -> std::result::Result<(), E> {
         for (name, (ino, kind)) in self.volume.children(dir)? {
             let length = path.len();
@@ -131,14 +131,32 @@ impl Volume {
             nodes: HashMap::new(),
         };
         layer.dirs.insert(Vec::new(), layer.tree.root());
+        let skipped = |path: &[u8]| {
+            let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+            path.is_empty() || ends.chain([path.len()]).any(|end| skip(&path[..end]))
+        };
+        // Names of hard-linked files that the layer does not have yet.
+        let mut missing: HashMap<Ino, u32> = HashMap::new();
         self.compare(&mut |found| {
-            let skipped = |end: usize| skip(&found.path[..end]);
-            let ends = found.path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-            if found.path.is_empty() || ends.chain([found.path.len()]).any(skipped) {
+            if skipped(found.path) {
                 return Ok(());
+            }
+            if found.kind != ChangeKind::Deleted && found.attr.kind != FileKind::Dir && found.attr.nlink > 1 {
+                let names = missing.entry(found.ino).or_insert(found.attr.nlink);
+                *names = names.saturating_sub(1);
             }
             layer.add(&found)
         })?;
+        missing.retain(|_, names| *names > 0);
+        if !missing.is_empty() {
+            // A link is kept by the layer only if it has all names, the unchanged ones too. They can be anywhere.
+            self.export_source().for_each(&mut |path, ino, attr| {
+                if missing.contains_key(&ino) && !skipped(path) {
+                    layer.add(&Difference { path, kind: ChangeKind::Changed, ino, attr: *attr })?;
+                }
+                Ok::<_, VolumeError>(())
+            })?;
+        }
         Ok(layer.tree)
     }
 
@@ -222,6 +240,9 @@ impl Volume {
                     let kind = if other_kind.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
                     visit(Difference { path, kind, ino, attr })?;
                     self.all_added(ino, &attr, path, visit)?;
+                    if let Some((replaced, FileKind::Dir)) = other_kind {
+                        self.children_deleted(replaced, path, visit)?;
+                    }
                 }
             }
             path.truncate(length);
@@ -254,6 +275,10 @@ impl Volume {
         let view =
             self.base.node(ino).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })?;
         visit(Difference { path, kind: ChangeKind::Deleted, ino, attr: view.attr() })?;
+        self.children_deleted(ino, path, visit)
+    }
+
+    fn children_deleted(&self, ino: Ino, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<()> {
         for (name, (ino, _)) in self.base_children(ino) {
             let length = path.len();
             push(path, &name);
@@ -286,7 +311,9 @@ impl Volume {
         Ok(!same_xattrs
             || !same_content
             || owner(attr) != owner(&base)
-            || (!is_dir && (attr.mtime != base.mtime || attr.nlink != base.nlink)))
+            || (!is_dir && (attr.mtime != base.mtime || attr.nlink != base.nlink))
+            // The name belongs to another group of hard links.
+            || (!is_dir && attr.nlink > 1 && ino != base_ino))
     }
 
     fn tree_meta(&self, ino: Ino) -> Result<TreeMeta> {
@@ -320,9 +347,12 @@ impl Layer<'_, '_> {
     fn add(&mut self, found: &Difference<'_>) -> Result<()> {
         let (parent, name) = split(found.path);
         let name = NameRef::new(name).map_err(|_| VolumeError::Invalid("a name in the private tables"))?;
-        // What was deleted with its directory needs no whiteout of its own.
-        if found.kind == ChangeKind::Deleted && self.volume.resolve(parent)?.is_none() {
-            return Ok(());
+        if found.kind == ChangeKind::Deleted {
+            // What was deleted with its directory needs no whiteout of its own.
+            match self.volume.resolve(parent)? {
+                Some(parent) if self.volume.attr(parent)?.kind == FileKind::Dir => {}
+                _ => return Ok(()),
+            }
         }
         let dir = self.dir(parent)?;
         if found.kind == ChangeKind::Deleted {

@@ -41,6 +41,16 @@ pub struct OpenFile {
     pub guarded: bool,
 }
 
+/// What became of a finished copy.
+enum Installed {
+    /// It is under the inode.
+    Here,
+    /// It is under a new inode that has all names now.
+    Relabelled,
+    /// It is not used: the inode does not have the blob any more.
+    No,
+}
+
 /// The modes of fallocate(2) as bits, as the kernel passes them.
 pub type FallocateMode = FallocateFlags;
 
@@ -135,10 +145,10 @@ impl Volume {
                 self.install(ino, digest, id, copy)
             });
             match copied {
-                Ok(true) => return Ok(()),
+                Ok(Installed::Here) => return Ok(()),
+                Ok(Installed::Relabelled) => return Err(VolumeError::Stale),
                 // The inode's content changed while it was copied: once more.
-                Ok(false) => self.data.remove(id)?,
-                Err(VolumeError::Stale) => return Err(VolumeError::Stale),
+                Ok(Installed::No) => self.data.remove(id)?,
                 Err(error) => {
                     self.data.remove(id)?;
                     return Err(error);
@@ -147,20 +157,26 @@ impl Volume {
         }
     }
 
-    /// Puts a finished copy in place of the blob it was made from. `false` if the inode does not have that blob any more.
-    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File) -> Result<bool> {
+    /// Puts a finished copy in place of the blob it was made from.
+    ///
+    /// # Errors
+    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode.
+    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File) -> Result<Installed> {
         let _exclusive = self.names.write();
         let node = self.node(ino)?;
         if blob_of(&node).map(|(now, _)| now) != Some(digest) {
-            return Ok(false);
+            return Ok(Installed::No);
         }
         let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
         let mut opens = self.opens.lock();
         let open = opens.get_mut(&ino);
         if open.as_ref().is_some_and(|open| open.on_blob > 0) {
             drop(opens);
+            if node.nlink() == 0 {
+                return Err(VolumeError::Stale);
+            }
             self.relabel(ino, content)?;
-            return Err(VolumeError::Stale);
+            return Ok(Installed::Relabelled);
         }
         let mut batch = self.meta.changes(self.ve);
         let mut record = self.pin(ino, node, &mut batch);
@@ -170,7 +186,7 @@ impl Volume {
         if let Some(open) = open {
             open.file = Arc::new(copy);
         }
-        Ok(true)
+        Ok(Installed::Here)
     }
 
     /// Moves all names of an inode to a new one with the given content. The old inode becomes an orphan that its handles keep.

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use attrs::{SetAttr, SetTime, XattrMode};
-pub use changes::{ChangeKind, Usage, VisitPath, VolumeChange, VolumeSource};
+pub use changes::{ChangeKind, Usage, Visitor, VolumeChange, VolumeSource};
 pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{NewNode, RenameMode};

@@ -197,6 +197,8 @@ impl Volume {
             }
             self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
             self.put_moved(other, dir, name, now, &mut batch)?;
+            // Pinning the second wrote all its old names, the one that the first now has too.
+            batch.put_entry(new_dir, new_name, EntryRecord::Node(ino, kind));
             parents.moved_dir(kind, other_kind);
         } else {
             if let Some((other, other_kind)) = target {

@@ -1,0 +1,469 @@
+//! The volume without a mount. `model` compares random operations with a naive model; here are the promises one by one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::blobs::Batch;
+use crate::tree::{Content, Meta as TreeMeta, TreeBuilder};
+use crate::types::Digest;
+
+mod model;
+
+/// One database and blob store for many volumes.
+struct Store {
+    dir: tempfile::TempDir,
+    meta: Arc<Meta>,
+    blobs: Arc<BlobStore>,
+    next: AtomicU32,
+}
+
+impl Store {
+    fn new() -> Store {
+        let parent = std::env::var_os("CARGO_TARGET_TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+        let dir = tempfile::tempdir_in(parent).expect("scratch folder");
+        let blobs = dir.path().join("blobs");
+        std::fs::create_dir(dir.path().join("data")).expect("folder");
+        BlobStore::create(&blobs).expect("create");
+        let meta = Arc::new(Meta::open(&dir.path().join("meta")).expect("database"));
+        Store { meta, blobs: Arc::new(BlobStore::open(&blobs).expect("open")), next: AtomicU32::new(1), dir }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn open(&self, ve: VeId, base: &Arc<Tree>) -> Volume {
+        let (meta, blobs) = (Arc::clone(&self.meta), Arc::clone(&self.blobs));
+        Volume::open(ve, Arc::clone(base), meta, blobs, &self.data()).expect("open")
+    }
+
+    fn data_files(&self, ve: VeId) -> usize {
+        std::fs::read_dir(self.data().join(ve.to_string())).map_or(0, Iterator::count)
+    }
+
+    /// `/etc/passwd` and `/pw` are one file; `/etc/hosts`, `/bin/su` (setuid), `/dir/sub/file`, `/sym`.
+    fn base(&self) -> Arc<Tree> {
+        let batch = self.blobs.batch();
+        let mut tree = TreeBuilder::new(TreeMeta::new(FileKind::Dir, 0o755));
+        let root = tree.root();
+        let dir = TreeMeta::new(FileKind::Dir, 0o755);
+        let file = TreeMeta::new(FileKind::File, 0o644);
+        let mut add = |parent, path: &str, meta: TreeMeta, content| {
+            tree.insert(parent, name(path), meta, content).expect("insert")
+        };
+        let etc = add(root, "etc", dir.clone(), Content::None);
+        let bin = add(root, "bin", dir.clone(), Content::None);
+        let top = add(root, "dir", dir.clone(), Content::None);
+        let sub = add(top, "sub", dir, Content::None);
+        let passwd = add(etc, "passwd", file.clone(), blob(&batch, b"root:x:0:0"));
+        add(etc, "hosts", file.clone(), blob(&batch, b"127.0.0.1"));
+        add(sub, "file", file.clone(), blob(&batch, b"deep"));
+        add(bin, "su", TreeMeta { perm: 0o4755, ..file }, blob(&batch, b"su"));
+        add(root, "sym", TreeMeta::new(FileKind::Symlink, 0o777), Content::Symlink(b"etc/passwd"[..].into()));
+        tree.link(root, name("pw"), passwd).expect("link");
+        batch.commit().expect("commit");
+        finish(tree)
+    }
+}
+
+/// A VE of its own.
+struct Scene<'s> {
+    store: &'s Store,
+    base: Arc<Tree>,
+    ve: VeId,
+    volume: Volume,
+}
+
+impl<'s> Scene<'s> {
+    fn new(store: &'s Store, base: Arc<Tree>) -> Self {
+        let ve = VeId(store.next.fetch_add(1, Ordering::Relaxed));
+        let volume = store.open(ve, &base);
+        Scene { store, base, ve, volume }
+    }
+
+    fn reopen(&mut self) {
+        self.volume = self.store.open(self.ve, &self.base);
+    }
+
+    fn at(&self, path: &str) -> Ino {
+        self.volume.resolve(path.as_bytes()).expect("resolve").expect("the path is there")
+    }
+
+    fn changed(&self) -> Vec<(String, ChangeKind)> {
+        self.volume.changes().expect("changes").into_iter().map(|change| (change.path, change.kind)).collect()
+    }
+
+    /// The base with the private layer applied.
+    fn applied(&self) -> Arc<Tree> {
+        let batch = self.store.blobs.batch();
+        let layer = finish(self.volume.to_layer(&batch, &|_| false).expect("layer"));
+        batch.commit().expect("commit");
+        let mut merged = TreeBuilder::from_tree(&self.base).expect("base");
+        merged.apply_layer(&layer).expect("merge");
+        finish(merged)
+    }
+}
+
+fn name(name: &str) -> NameRef<'_> {
+    NameRef::new(name.as_bytes()).expect("legal")
+}
+
+fn blob(batch: &Batch<'_>, bytes: &[u8]) -> Content {
+    let stored = batch.add_bytes(bytes).expect("add");
+    Content::Blob { digest: stored.digest, size: stored.size, allocated_bytes: stored.allocated_bytes }
+}
+
+fn finish(tree: TreeBuilder) -> Arc<Tree> {
+    Arc::new(Tree::from_bytes(tree.finish().expect("finish").bytes).expect("a tree"))
+}
+
+/// A result whose error is only the name of its variant.
+fn plain<T>(result: Result<T>) -> std::result::Result<T, String> {
+    result.map_err(|error| {
+        let text = format!("{error:?}");
+        text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+    })
+}
+
+fn content(volume: &Volume, ino: Ino) -> Vec<u8> {
+    let mut bytes = vec![0; 1 << 16];
+    let read = volume.read(ino, 0, &mut bytes).expect("read");
+    bytes.truncate(read);
+    bytes
+}
+
+fn xattrs(volume: &Volume, ino: Ino) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let names = volume.xattr_names(ino).expect("list");
+    names.into_iter().map(|name| (name.clone(), volume.xattr(ino, &name).expect("get"))).collect()
+}
+
+/// A directory, read in calls of `chunk` entries each.
+fn list(volume: &Volume, dir: Ino, chunk: usize) -> Vec<(Vec<u8>, Ino)> {
+    let (mut found, mut cookie) = (Vec::new(), 0);
+    loop {
+        let (mut left, from) = (chunk, cookie);
+        let emit = |entry: DirEntry<'_>| {
+            if left == 0 {
+                return false;
+            }
+            left -= 1;
+            assert!(entry.cookie > cookie, "cookies go up");
+            cookie = entry.cookie;
+            found.push((entry.name.to_vec(), entry.ino));
+            true
+        };
+        volume.read_dir(dir, from, emit).expect("read");
+        if left > 0 {
+            return found;
+        }
+    }
+}
+
+const FILE: NewNode<'static> = NewNode::new(FileKind::File, 0o644);
+const USER: Caller = Caller { uid: 1000, gid: 1000 };
+
+#[test]
+fn number_and_hard_links_survive_copy_up() {
+    let store = Store::new();
+    let mut scene = Scene::new(&store, store.base());
+    let ino = scene.at("pw");
+    scene.volume.write(ino, 0, b"toor", true).expect("write");
+    for _ in 0..2 {
+        assert_eq!((scene.at("pw"), scene.at("etc/passwd")), (ino, ino));
+        assert_eq!(scene.volume.attr(ino).expect("attr").nlink, 2);
+        assert_eq!(content(&scene.volume, ino), b"toor:x:0:0");
+        scene.reopen();
+    }
+}
+
+#[test]
+fn open_and_removed_files_work_until_they_are_forgotten() {
+    let store = Store::new();
+    let mut scene = Scene::new(&store, store.base());
+    let etc = scene.at("etc");
+    let made = scene.volume.create(etc, name("new"), FILE, USER).expect("create").ino;
+    for ino in [made, scene.at("etc/hosts")] {
+        scene.volume.open_file(ino, true, Sharing::Served).expect("open");
+    }
+    let hosts = scene.at("etc/hosts");
+    for (ino, file) in [(made, "new"), (hosts, "hosts")] {
+        scene.volume.unlink(etc, name(file)).expect("unlink");
+        scene.volume.write(ino, 0, b"still", true).expect("write");
+        scene.volume.forget(ino).expect("forget with a handle does nothing");
+        assert_eq!(&content(&scene.volume, ino)[..5], b"still");
+        assert_eq!(scene.volume.attr(ino).expect("attr").nlink, 0);
+        assert_eq!(plain(scene.volume.link(ino, etc, name("again"))).err().as_deref(), Some("NotFound"));
+    }
+    assert_eq!(store.data_files(scene.ve), 2);
+    scene.volume.release(made, Sharing::Served);
+    scene.volume.forget(made).expect("forget");
+    assert!(matches!(scene.volume.attr(made), Err(VolumeError::NotFound)));
+    assert_eq!(store.data_files(scene.ve), 1);
+    scene.reopen();
+    assert_eq!(store.data_files(scene.ve), 0);
+    assert!(!scene.volume.is_orphan(hosts).expect("look"));
+    assert_eq!(scene.volume.resolve(b"etc/hosts").expect("resolve"), None);
+}
+
+#[test]
+fn passthrough_relabels_what_is_open_on_its_blob() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let old = scene.at("pw");
+    let handle = scene.volume.open_file(old, false, Sharing::Passthrough).expect("open");
+    let again = scene.volume.open_file(old, true, Sharing::Passthrough);
+    assert_eq!(plain(again).err().as_deref(), Some("Stale"));
+    let new = scene.at("pw");
+    assert_ne!(new, old);
+    assert_eq!(scene.at("etc/passwd"), new);
+    let mut names = scene.volume.take_relabelled();
+    names.sort_unstable();
+    let mut expected = vec![(Ino::ROOT, name("pw").to_name()), (scene.at("etc"), name("passwd").to_name())];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(scene.volume.take_relabelled().is_empty());
+
+    scene.volume.open_file(new, true, Sharing::Passthrough).expect("open the new inode");
+    scene.volume.write(new, 0, b"NEW", true).expect("write");
+    assert_eq!(content(&scene.volume, new), b"NEWt:x:0:0");
+    assert_eq!(content(&scene.volume, old), b"root:x:0:0");
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut &*handle.file, &mut bytes).expect("read");
+    assert_eq!(bytes, b"root:x:0:0");
+    assert_eq!(scene.volume.attr(new).expect("attr").nlink, 2);
+    scene.volume.release(old, Sharing::Passthrough);
+    scene.volume.forget(old).expect("forget");
+    assert!(!scene.volume.is_orphan(old).expect("look"));
+    assert_eq!(scene.at("pw"), new);
+}
+
+#[test]
+fn served_mode_changes_the_file_under_the_inode() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let ino = scene.at("pw");
+    scene.volume.open_file(ino, false, Sharing::Served).expect("open");
+    scene.volume.open_file(ino, true, Sharing::Served).expect("open");
+    scene.volume.write(ino, 0, b"NEW", true).expect("write");
+    assert_eq!(scene.at("pw"), ino);
+    assert_eq!(content(&scene.volume, ino), b"NEWt:x:0:0");
+    assert!(scene.volume.take_relabelled().is_empty());
+}
+
+#[test]
+fn changes_are_exactly_what_changed() {
+    use ChangeKind::{Added, Changed, Deleted};
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    assert_eq!(scene.changed(), []);
+    let (etc, dir) = (scene.at("etc"), scene.at("dir"));
+    // What is made and removed again leaves no trace but the directory's times.
+    scene.volume.create(etc, name("lock"), FILE, USER).expect("create");
+    scene.volume.unlink(etc, name("lock")).expect("unlink");
+    assert_eq!(scene.changed(), []);
+    scene.volume.create(etc, name("motd"), FILE, USER).expect("create");
+    scene.volume.write(scene.at("etc/hosts"), 0, b"::1", true).expect("write");
+    scene.volume.rename(dir, name("sub"), Ino::ROOT, name("moved"), RenameMode::Replace).expect("rename");
+    let set = SetAttr { perm: Some(0o700), ..SetAttr::default() };
+    scene.volume.set_attr(scene.at("bin"), set, Caller::ROOT).expect("chmod");
+    let mut changed = scene.changed();
+    changed.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [
+        ("/bin", Changed),
+        ("/dir/sub", Deleted),
+        ("/dir/sub/file", Deleted),
+        ("/etc/hosts", Changed),
+        ("/etc/motd", Added),
+        ("/moved", Added),
+        ("/moved/file", Added),
+    ];
+    assert_eq!(changed, expected.map(|(path, kind)| (path.to_owned(), kind)));
+}
+
+#[test]
+fn a_directory_replaced_by_a_file_lists_what_it_held() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let (dir, sub) = (scene.at("dir"), scene.at("dir/sub"));
+    scene.volume.unlink(sub, name("file")).expect("unlink");
+    scene.volume.rmdir(dir, name("sub")).expect("rmdir");
+    scene.volume.create(dir, name("sub"), FILE, USER).expect("create");
+    let expected = [("/dir/sub", ChangeKind::Changed), ("/dir/sub/file", ChangeKind::Deleted)];
+    assert_eq!(scene.changed(), expected.map(|(path, kind)| (path.to_owned(), kind)));
+    let tree = scene.applied();
+    assert_eq!(tree.resolve(b"dir/sub").map(|view| view.kind()), Some(FileKind::File));
+}
+
+#[test]
+fn the_layer_on_the_base_is_what_the_volume_shows() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let etc = scene.at("etc");
+    scene.volume.write(scene.at("pw"), 0, b"toor", true).expect("write");
+    scene.volume.rename(Ino::ROOT, name("dir"), etc, name("dir"), RenameMode::Replace).expect("rename");
+    scene.volume.unlink(Ino::ROOT, name("sym")).expect("unlink");
+    scene.volume.link(scene.at("bin/su"), etc, name("su")).expect("link");
+    let tree = scene.applied();
+    let mut paths = 0;
+    let visit = |path: &[u8], _: Ino, attr: &Attr| {
+        paths += 1;
+        let got = tree.resolve(path).expect("the path").attr();
+        let parts = |attr: &Attr| (attr.kind, attr.perm, attr.nlink, attr.uid, attr.gid, attr.size);
+        if attr.kind != FileKind::Dir {
+            assert_eq!((parts(&got), got.mtime), (parts(attr), attr.mtime), "{}", path.escape_ascii());
+        }
+        Ok::<_, VolumeError>(())
+    };
+    scene.volume.export_source().for_each(&mut { visit }).expect("walk");
+    assert_eq!(paths, tree.walk().count());
+}
+
+/// Renaming one of two names changes no attribute of the file, but a layer needs both names to keep the link.
+#[test]
+fn regression_layer_keeps_the_link_of_a_renamed_name() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    scene.volume.rename(Ino::ROOT, name("pw"), Ino::ROOT, name("pw2"), RenameMode::Replace).expect("rename");
+    let tree = scene.applied();
+    let ino = |path: &[u8]| tree.resolve(path).map(|view| view.ino());
+    assert_eq!(ino(b"pw2"), ino(b"etc/passwd"));
+    assert_eq!(ino(b"pw"), None);
+}
+
+/// Pinning the second inode wrote its old name over the first one's new name.
+#[test]
+fn regression_exchange_of_two_untouched_files_keeps_both() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let (hosts, su) = (scene.at("etc/hosts"), scene.at("bin/su"));
+    let (etc, bin) = (scene.at("etc"), scene.at("bin"));
+    scene.volume.rename(etc, name("hosts"), bin, name("su"), RenameMode::Exchange).expect("exchange");
+    assert_eq!((scene.at("etc/hosts"), scene.at("bin/su")), (su, hosts));
+}
+
+#[test]
+fn writes_by_others_than_root_take_setuid_away() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    let perm = || scene.volume.attr(su).expect("attr").perm;
+    assert!(scene.volume.open_file(su, true, Sharing::Served).expect("open").guarded);
+    scene.volume.write(su, 0, b"x", true).expect("write");
+    assert_eq!(perm(), 0o4755);
+    scene.volume.write(su, 0, b"x", USER.keeps_privileges()).expect("write");
+    assert_eq!(perm(), 0o755);
+    let set = SetAttr { perm: Some(0o6755), ..SetAttr::default() };
+    scene.volume.set_attr(su, set, Caller::ROOT).expect("chmod");
+    let set = SetAttr { size: Some(0), ..SetAttr::default() };
+    scene.volume.set_attr(su, set, USER).expect("truncate");
+    assert_eq!(perm(), 0o755);
+}
+
+#[test]
+fn group_and_default_acl_are_inherited() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let etc = scene.at("etc");
+    let set = SetAttr { perm: Some(0o2775), gid: Some(50), ..SetAttr::default() };
+    scene.volume.set_attr(etc, set, Caller::ROOT).expect("chmod");
+    let file =
+        scene.volume.create(etc, name("file"), NewNode { umask: 0o022, ..FILE }, USER).expect("create");
+    let dir = NewNode { umask: 0o022, ..NewNode::new(FileKind::Dir, 0o777) };
+    let made = scene.volume.create(etc, name("dir"), dir, USER).expect("mkdir");
+    assert_eq!((file.gid, file.perm, made.gid, made.perm), (50, 0o644, 50, 0o2755));
+
+    // acl(5): u::rwx, u:1000:rwx, g::r-x, m::rwx, o::r-x.
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 7, u32::MAX), (2, 7, 1000), (4, 5, u32::MAX), (0x10, 7, u32::MAX), (0x20, 5, u32::MAX)];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in entries {
+        acl.extend(tag.to_le_bytes().into_iter().chain(perm.to_le_bytes()).chain(id.to_le_bytes()));
+    }
+    scene.volume.set_xattr(made.ino, crate::acl::DEFAULT, &acl, XattrMode::Any, Caller::ROOT).expect("set");
+    let new = NewNode { umask: 0o077, ..NewNode::new(FileKind::File, 0o664) };
+    let file = scene.volume.create(made.ino, name("file"), new, USER).expect("create");
+    assert_eq!(file.perm, 0o664, "the umask does not count");
+    let below = scene.volume.create(made.ino, name("dir"), dir, USER).expect("mkdir");
+    assert_eq!(scene.volume.xattr(below.ino, crate::acl::DEFAULT).expect("inherited"), acl);
+    assert!(scene.volume.xattr(file.ino, crate::acl::ACCESS).is_ok());
+    let refused = scene.volume.set_xattr(file.ino, crate::acl::DEFAULT, &acl, XattrMode::Any, Caller::ROOT);
+    assert_eq!(plain(refused).err().as_deref(), Some("NotPermitted"));
+}
+
+#[test]
+fn listing_goes_on_while_entries_come_and_go() {
+    let store = Store::new();
+    let mut scene = Scene::new(&store, store.base());
+    let etc = scene.at("etc");
+    let names: Vec<String> = (0..60).map(|i| format!("f{i}")).collect();
+    for file in &names {
+        scene.volume.create(etc, name(file), FILE, USER).expect("create");
+    }
+    let (mut seen, mut cookie, mut round) = (Vec::new(), 0, 0);
+    loop {
+        let (mut got, from) = (0, cookie);
+        let emit = |entry: DirEntry<'_>| {
+            if got == 5 {
+                return false;
+            }
+            got += 1;
+            cookie = entry.cookie;
+            seen.push(String::from_utf8_lossy(entry.name).into_owned());
+            true
+        };
+        scene.volume.read_dir(etc, from, emit).expect("read");
+        if got == 0 {
+            break;
+        }
+        // Numbers from 40 up go, others come; the base's and those below 40 stay.
+        if round < 20 {
+            scene.volume.unlink(etc, name(&names[40 + round])).expect("unlink");
+        }
+        scene.volume.create(etc, name(&format!("g{round}")), FILE, USER).expect("create");
+        scene.reopen();
+        round += 1;
+    }
+    for file in names[..40].iter().map(String::as_str).chain([".", "..", "passwd", "hosts"]) {
+        assert_eq!(seen.iter().filter(|name| *name == file).count(), 1, "{file}");
+    }
+    let all = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), all, "nothing is seen twice");
+}
+
+#[test]
+fn two_volumes_with_one_base_are_apart() {
+    let store = Store::new();
+    let base = store.base();
+    let (one, two) = (Scene::new(&store, Arc::clone(&base)), Scene::new(&store, base));
+    let (etc, hosts) = (one.at("etc"), one.at("etc/hosts"));
+    one.volume.write(hosts, 0, b"one", true).expect("write");
+    one.volume.create(etc, name("new"), FILE, USER).expect("create");
+    one.volume.unlink(Ino::ROOT, name("sym")).expect("unlink");
+    assert_eq!(two.changed(), []);
+    assert_eq!(content(&two.volume, hosts), b"127.0.0.1");
+    assert_eq!(two.volume.resolve(b"etc/new").expect("resolve"), None);
+    two.volume.write(hosts, 0, b"two", true).expect("write");
+    assert_eq!(
+        (content(&one.volume, hosts), content(&two.volume, hosts)),
+        (b"one.0.0.1".into(), b"two.0.0.1".into())
+    );
+    assert_eq!(two.volume.usage().expect("usage").private_inodes, 1);
+}
+
+/// A truncation through a deleted file's inode has no name to relabel.
+#[test]
+fn regression_an_orphan_on_its_blob_is_not_relabelled() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let ino = scene.at("etc/hosts");
+    scene.volume.open_file(ino, false, Sharing::Passthrough).expect("open");
+    scene.volume.unlink(scene.at("etc"), name("hosts")).expect("unlink");
+    let again = scene.volume.open_file(ino, true, Sharing::Passthrough);
+    assert_eq!(plain(again).err().as_deref(), Some("Stale"));
+    assert_eq!(store.meta.orphans(scene.ve).expect("list"), [ino]);
+    assert_eq!(store.data_files(scene.ve), 0);
+}
