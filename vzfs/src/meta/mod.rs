@@ -28,7 +28,7 @@ use thiserror::Error;
 pub use private::{Changes, PrivateEntries, PrivateEntry};
 pub use record::{EntryRecord, InodeRecord, PrivateContent};
 
-use crate::types::VeId;
+use crate::types::{VeId, Watermark};
 
 /// Why the database refused.
 #[derive(Debug, Error)]
@@ -97,6 +97,8 @@ const MAX_LOG_BYTES: u64 = 64 << 20;
 /// The database of one store. Shared by all its VEs.
 pub struct Meta {
     db: DB,
+    /// How much of the log is durable.
+    log: Watermark,
 }
 
 impl Meta {
@@ -131,7 +133,7 @@ impl Meta {
                 MetaError::Database(error)
             }
         })?;
-        Ok(Meta { db })
+        Ok(Meta { db, log: Watermark::default() })
     }
 
     fn table(&self, name: &str) -> &rocksdb::ColumnFamily {
@@ -177,7 +179,7 @@ impl Meta {
 
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
-        Ok(self.db.flush_wal(true)?)
+        Ok(self.log.settle(|| self.db.flush_wal(true))?)
     }
 }
 

@@ -48,7 +48,9 @@ impl Changes<'_> {
 
     /// Applies everything atomically. Durable after the next [`Meta::sync`].
     pub fn commit(self) -> Result<(), MetaError> {
-        Ok(self.meta.db.write(self.batch)?)
+        self.meta.db.write(self.batch)?;
+        self.meta.log.advance();
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ mod digest;
 mod ino;
 mod name;
 mod reference;
+mod watermark;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use digest::Digest;
@@ -16,6 +17,8 @@ pub use name::{
     MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Name, NameRef,
 };
 pub use reference::{TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version};
+
+pub use watermark::Watermark;
 
 use thiserror::Error;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, Timespec, Timestamps};
 
 use super::VolumeError;
-use crate::types::{Timestamp, VeId};
+use crate::types::{Timestamp, VeId, Watermark};
 
 /// The folder of one VE's data files. It is made with the first of them, so that a VE that wrote nothing costs nothing.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct DataFolder {
     /// The folder of all VEs, which exists.
     all: PathBuf,
     path: PathBuf,
+    /// How many of the folder's entries are durable.
+    entries: Watermark,
 }
 
 /// What the host knows of a data file.
@@ -29,7 +31,7 @@ pub(super) struct HostStat {
 
 impl DataFolder {
     pub(super) fn new(all: &Path, ve: VeId) -> Self {
-        DataFolder { all: all.to_owned(), path: all.join(ve.to_string()) }
+        DataFolder { all: all.to_owned(), path: all.join(ve.to_string()), entries: Watermark::default() }
     }
 
     fn file(&self, id: u64) -> PathBuf {
@@ -52,6 +54,7 @@ impl DataFolder {
             fs::create_dir_all(&self.path)?;
             options.open(&path)
         });
+        self.entries.advance();
         file.map_err(self.failed("create", id))
     }
 
@@ -78,8 +81,14 @@ impl DataFolder {
 
     /// Makes the folder's own entries durable.
     pub(super) fn sync(&self) -> Result<(), VolumeError> {
-        let folder = File::open(&self.path).and_then(|folder| folder.sync_all());
-        folder.map_err(VolumeError::io(format!("sync {}", self.path.display())))
+        // The folder may be new itself, so its own name is synced as well.
+        self.entries.settle(|| {
+            for path in [&self.path, &self.all] {
+                let synced = File::open(path).and_then(|folder| folder.sync_all());
+                synced.map_err(VolumeError::io(format!("sync {}", path.display())))?;
+            }
+            Ok(())
+        })
     }
 }
 
