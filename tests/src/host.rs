@@ -95,6 +95,16 @@ impl Host {
         host
     }
 
+    /// A host on a small disk with the sample as `sample@1` and these VEs mounted.
+    pub fn with_sample(ves: &[&str]) -> Host {
+        let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
+        let source = host.scratch().join("source");
+        crate::sample::make(&source);
+        host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
+        host.mounted("sample", ves);
+        host
+    }
+
     /// A host with the Debian tree imported as `debian@12`.
     pub fn with_debian(setup: Setup) -> Host {
         let tree = crate::debian::tree();

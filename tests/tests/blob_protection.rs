@@ -9,15 +9,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 
+use vzfs_tests::Host;
 use vzfs_tests::host::host_sh;
-use vzfs_tests::{Host, Setup, sample};
 
 fn host() -> (Host, String) {
-    let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
-    let source = host.scratch().join("source");
-    sample::make(&source);
-    host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
-    host.mounted("sample", &["evil", "victim"]);
+    let host = Host::with_sample(&["evil", "victim"]);
     let before = blob_sums(&host);
     (host, before)
 }

@@ -6,17 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use vzfs_tests::host::host_sh;
-use vzfs_tests::{Host, Setup, sample};
-
-/// A host with the sample as `sample@1` and these VEs mounted.
-fn host_with(ves: &[&str]) -> Host {
-    let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
-    let source = host.scratch().join("source");
-    sample::make(&source);
-    host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
-    host.mounted("sample", ves);
-    host
-}
+use vzfs_tests::{Host, sample};
 
 /// Changes of every kind below a mounted VE.
 fn change_everything(root: &Path, tag: &str) {
@@ -41,7 +31,7 @@ touch -d '2011-11-11 11:11:11.111111111 UTC' dev/null
 
 #[test]
 fn what_one_ve_changes_no_other_sees() {
-    let host = host_with(&["alpha", "beta", "gamma"]);
+    let host = Host::with_sample(&["alpha", "beta", "gamma"]);
     let source = host.scratch().join("source");
     let digest = host.digest("sample");
     let before = sample::fingerprint(&host.root("gamma"));
@@ -86,7 +76,7 @@ fn what_one_ve_changes_no_other_sees() {
 
 #[test]
 fn open_files_of_two_ves_are_two_files() {
-    let host = host_with(&["alpha", "beta"]);
+    let host = Host::with_sample(&["alpha", "beta"]);
     let path = |ve: &str| host.root(ve).join("etc/passwd");
     let mut reader = File::open(path("beta")).expect("it is there");
     let mut old = File::open(path("alpha")).expect("it is there");
@@ -107,7 +97,7 @@ fn open_files_of_two_ves_are_two_files() {
 
 #[test]
 fn changes_outlive_a_new_mount() {
-    let host = host_with(&["alpha"]);
+    let host = Host::with_sample(&["alpha"]);
     change_everything(&host.root("alpha"), "kept");
     let (before, diff) = (sample::fingerprint(&host.root("alpha")), host.diff("alpha"));
     let ino = fs::metadata(host.root("alpha").join("etc/passwd")).expect("there").ino();
@@ -120,7 +110,7 @@ fn changes_outlive_a_new_mount() {
 
 #[test]
 fn equal_content_written_by_two_ves_stays_apart() {
-    let host = host_with(&["alpha", "beta"]);
+    let host = Host::with_sample(&["alpha", "beta"]);
     for ve in ["alpha", "beta"] {
         fs::write(host.root(ve).join("same"), "same content").expect("writable");
     }

@@ -4,16 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 
 use vzfs_tests::host::host_sh;
-use vzfs_tests::{Host, Setup, sample};
-
-fn host_with(ves: &[&str]) -> Host {
-    let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
-    let source = host.scratch().join("source");
-    sample::make(&source);
-    host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
-    host.mounted("sample", ves);
-    host
-}
+use vzfs_tests::{Host, sample};
 
 fn work(host: &Host, ve: &str) {
     let script = r#"
@@ -26,7 +17,7 @@ ln etc/passwd made/link; ln -s nowhere made/symlink; setfattr -n user.k -v v mad
 
 #[test]
 fn an_orderly_restart_brings_mounts_back() {
-    let host = host_with(&["one", "two", "three"]);
+    let host = Host::with_sample(&["one", "two", "three"]);
     let elsewhere = host.scratch().join("elsewhere");
     fs::create_dir(&elsewhere).expect("writable");
     host.vzfs(["ve", "umount", "two"]).ok();
@@ -46,7 +37,7 @@ fn an_orderly_restart_brings_mounts_back() {
 
 #[test]
 fn a_killed_daemon_comes_back_with_what_was_synced() {
-    let host = host_with(&["one", "two"]);
+    let host = Host::with_sample(&["one", "two"]);
     work(&host, "one");
     let mut synced = File::create(host.root("two").join("synced")).expect("writable");
     synced.write_all(b"synced before the kill").expect("written");
@@ -68,7 +59,7 @@ fn a_killed_daemon_comes_back_with_what_was_synced() {
 
 #[test]
 fn killed_in_the_middle_of_an_import_it_leaves_nothing_half_made() {
-    let host = host_with(&[]);
+    let host = Host::with_sample(&[]);
     let source = host.disk().join("many");
     fs::create_dir(&source).expect("writable");
     for number in 0..20_000 {

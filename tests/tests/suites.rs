@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use vzfs_tests::Host;
 use vzfs_tests::host::{binary, finish};
 use vzfs_tests::measure::report;
-use vzfs_tests::{Host, Setup, sample};
 
 /// Seeds of the fsx runs: fixed, so that a failure can be seen again.
 const SEEDS: [&str; 2] = ["1", "20261124"];
@@ -28,18 +28,9 @@ fn suite(name: &str) -> PathBuf {
     path
 }
 
-fn host(ve: &str) -> Host {
-    let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
-    let source = host.scratch().join("source");
-    sample::make(&source);
-    host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
-    host.mounted("sample", &[ve]);
-    host
-}
-
 #[test]
 fn pjdfstest_passes() {
-    let host = host("posix");
+    let host = Host::with_sample(&["posix"]);
     // A short path, as a socket's has 107 bytes at most; and one that other users, whom the suite takes on, can reach.
     let short = tempfile::Builder::new().prefix("p").tempdir_in("/run").expect("a folder in /run");
     fs::set_permissions(short.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
@@ -68,7 +59,7 @@ fn pjdfstest_passes() {
 
 #[test]
 fn fsx_finds_no_difference_in_template_files_and_new_files() {
-    let host = host("data");
+    let host = Host::with_sample(&["data"]);
     let operations = std::env::var("VZFS_FSX_OPERATIONS").unwrap_or_else(|_| "20000".to_owned());
     let artifacts = host.scratch().to_owned();
     for seed in SEEDS {

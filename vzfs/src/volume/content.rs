@@ -76,7 +76,8 @@ impl Volume {
                 // Somebody put a blob back meanwhile.
                 continue;
             }
-            let guarded = write && has_privileges(&self.record_of(self.node(ino)?));
+            // What is written and not on a blob is private.
+            let guarded = write && matches!(&node, Node::Private(record) if has_privileges(record));
             let mut opens = self.opens.lock();
             let open = match opens.entry(ino) {
                 std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),

@@ -178,6 +178,11 @@ impl Volume {
     /// The directory that a directory is in; the root's is itself.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
         let _shared = self.names.read();
+        self.parent_of(dir)
+    }
+
+    /// As [`Volume::parent`]; the caller holds `names`.
+    fn parent_of(&self, dir: Ino) -> Result<Ino> {
         match self.dir_node(dir)? {
             Node::Private(record) => {
                 record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })

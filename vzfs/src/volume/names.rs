@@ -1,6 +1,6 @@
 //! Operations on names: create, link, unlink, rmdir, rename.
 
-use super::{Caller, Node, Result, Volume, VolumeError, touch};
+use super::{Caller, Result, Volume, VolumeError, touch};
 use crate::acl;
 use crate::meta::{Changes, EntryRecord, InodeRecord, PrivateContent};
 use crate::types::{Attr, FileKind, Ino, MAX_SYMLINK_BYTES, NameRef, Timestamp};
@@ -305,12 +305,7 @@ impl Volume {
             if dir == ancestor {
                 return Ok(true);
             }
-            let parent = match self.dir_node(dir)? {
-                Node::Private(record) => {
-                    record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })?
-                }
-                Node::Base(view) => view.parent(),
-            };
+            let parent = self.parent_of(dir)?;
             if parent == dir {
                 return Ok(false);
             }
