@@ -45,3 +45,32 @@ impl Backings {
         }
     }
 }
+
+/// Files open for writing in passthrough mode: the kernel changes their size and times by itself, so it must not cache those.
+#[derive(Default)]
+pub(super) struct Writers {
+    by_ino: Mutex<HashMap<Ino, u32>>,
+}
+
+impl Writers {
+    /// A handle for writing is opened.
+    pub(super) fn add(&self, ino: Ino) {
+        *self.by_ino.lock().entry(ino).or_insert(0) += 1;
+    }
+
+    /// A handle for writing is closed.
+    pub(super) fn drop(&self, ino: Ino) {
+        let mut by_ino = self.by_ino.lock();
+        if let Some(handles) = by_ino.get_mut(&ino) {
+            *handles -= 1;
+            if *handles == 0 {
+                by_ino.remove(&ino);
+            }
+        }
+    }
+
+    /// Whether a handle for writing is open.
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        self.by_ino.lock().contains_key(&ino)
+    }
+}

@@ -17,7 +17,12 @@ mod backing;
 mod convert;
 mod dispatch;
 mod errno;
+mod filesystem;
+mod listing;
 mod mount;
+mod notices;
+mod opening;
 mod references;
+mod request;
 
 pub use mount::{FuseError, Mount, MountOptions, Passthrough, mount};

@@ -1,0 +1,448 @@
+//! The requests, one method each.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tracing::debug;
+
+use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
+use super::dispatch::{Dispatch, GENERATION};
+use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
+use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
+use crate::volume::{FallocateMode, NewNode, SetAttr, VolumeError};
+
+/// Largest write in one request. Each thread's buffer touches as much memory as the largest request it saw.
+const MAX_WRITE_BYTES: u32 = 1 << 20;
+/// Requests that the kernel may have under way without anybody waiting (read-ahead, releases).
+const MAX_BACKGROUND: u16 = 64;
+/// Passthrough backing files live on a plain filesystem; depth 1 still lets an overlayfs be mounted on top of a VE.
+const STACK_DEPTH: u32 = 1;
+/// Most bytes copied by one copy_file_range request.
+const COPY_AT_ONCE_BYTES: u64 = 1 << 30;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Filesystem for Dispatch {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            // Nothing but requests through this mount changes content: the kernel need not guess from times.
+            InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            // Without it every write asks for security.capability first.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
+            // Truncating at open spares the copy of what is thrown away.
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            // Numbers stand for files for ever, so file handles work also after the kernel forgot the inode.
+            InitFlags::FUSE_EXPORT_SUPPORT,
+        ];
+        for capability in wanted {
+            if let Err(missing) = config.add_capabilities(capability) {
+                debug!(ve = %self.ve, ?missing, "the kernel lacks a FUSE capability");
+            }
+        }
+        if self.wants_passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+            let depth = config.set_max_stack_depth(STACK_DEPTH);
+            self.passthrough.store(depth.is_ok(), Ordering::Release);
+        }
+        let _largest_possible = config.set_max_write(MAX_WRITE_BYTES);
+        let _as_many_as_possible = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = ino(parent).and_then(|dir| match name.as_bytes() {
+            // Asked for by file handles only.
+            b"." => self.volume.attr(dir),
+            b".." => self.volume.attr(self.volume.parent(dir)?),
+            _ => self.volume.lookup(dir, name_of(name)?),
+        });
+        match found {
+            Err(VolumeError::NotFound) if name != "." => reply.entry(&ENDLESS, &ABSENT, GENERATION),
+            found => self.reply_entry("lookup", found, reply),
+        }
+    }
+
+    fn forget(&self, _req: &Request, node: INodeNo, count: u64) {
+        if let Ok(ino) = ino(node)
+            && self.references.drop(ino, count)
+            && ino != Ino::ROOT
+        {
+            self.forget_inode(ino);
+        }
+    }
+
+    fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        match ino(node).and_then(|ino| self.volume.attr(ino)) {
+            Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
+            Err(error) => reply.error(self.failed("getattr", &error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<std::time::SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<std::time::SystemTime>,
+        _chgtime: Option<std::time::SystemTime>,
+        _bkuptime: Option<std::time::SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            perm: mode.map(perm),
+            uid,
+            gid,
+            size,
+            atime: atime.map(set_time),
+            mtime: mtime.map(set_time),
+        };
+        match ino(node).and_then(|ino| self.volume.set_attr(ino, set, caller(req))) {
+            Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
+            Err(error) => reply.error(self.failed("setattr", &error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
+        match ino(node).and_then(|ino| self.volume.read_link(ino)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(self.failed("readlink", &error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = FileKind::from_mode(mode)
+            .filter(|kind| !matches!(kind, FileKind::Dir | FileKind::Symlink))
+            .ok_or(VolumeError::Invalid("not a kind of file that mknod makes"))
+            .and_then(|kind| {
+                let new = NewNode { umask: perm(umask), rdev, ..NewNode::new(kind, perm(mode)) };
+                self.create_node(req, parent, name, new)
+            });
+        self.reply_entry("mknod", made, reply);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::Dir, perm(mode)) };
+        self.reply_entry("mkdir", self.create_node(req, parent, name, new), reply);
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let new = NewNode { target: target.as_os_str().as_bytes(), ..NewNode::new(FileKind::Symlink, 0o777) };
+        self.reply_entry("symlink", self.create_node(req, parent, name, new), reply);
+    }
+
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = ino(parent).and_then(|dir| self.volume.unlink(dir, name_of(name)?));
+        self.reply_empty("unlink", done, reply);
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = ino(parent).and_then(|dir| self.volume.rmdir(dir, name_of(name)?));
+        self.reply_empty("rmdir", done, reply);
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let done = rename_mode(flags).and_then(|mode| {
+            self.volume.rename(ino(parent)?, name_of(name)?, ino(newparent)?, name_of(newname)?, mode)
+        });
+        self.reply_empty("rename", done, reply);
+    }
+
+    fn link(&self, _req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let linked = ino(node).and_then(|found| self.volume.link(found, ino(newparent)?, name_of(newname)?));
+        self.reply_entry("link", linked, reply);
+    }
+
+    fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.open_file(req, node, flags, reply);
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.create_file(req, parent, name, mode, umask, reply);
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < size as usize {
+                buffer.resize(size as usize, 0);
+            }
+            match ino(node).and_then(|ino| self.volume.read(ino, offset, &mut buffer[..size as usize])) {
+                Ok(read) => reply.data(&buffer[..read]),
+                Err(error) => reply.error(self.failed("read", &error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let keep = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match ino(node).and_then(|ino| self.volume.write(ino, offset, data, keep)) {
+            // The kernel's writes fit 32 bits; see MAX_WRITE_BYTES.
+            Ok(()) => reply.written(data.len() as u32),
+            Err(error) => reply.error(self.failed("write", &error)),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        // Writes report their errors at once; the kernel then never asks again.
+        reply.error(Errno::from_i32(libc::ENOSYS));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Ok(ino) = ino(node) {
+            self.close_file(ino, fh);
+        }
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let done = ino(node).and_then(|ino| self.volume.fsync(ino, datasync));
+        self.reply_empty("fsync", done, reply);
+    }
+
+    fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.reply_empty("fsyncdir", self.volume.sync(), reply);
+    }
+
+    fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // The kernel then never asks again, and caches listings.
+        reply.error(Errno::from_i32(libc::ENOSYS));
+    }
+
+    fn readdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(node, offset, reply);
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.list_with_attributes(node, offset, reply);
+    }
+
+    fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        match self.volume.space() {
+            Ok(space) => reply.statfs(
+                space.f_blocks,
+                space.f_bfree,
+                space.f_bavail,
+                space.f_files,
+                space.f_ffree,
+                u32::try_from(space.f_bsize).unwrap_or(4096),
+                MAX_NAME_BYTES as u32,
+                u32::try_from(space.f_frsize).unwrap_or(4096),
+            ),
+            Err(error) => reply.error(self.failed("statfs", &error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = xattr_mode(flags);
+        let done =
+            ino(node).and_then(|ino| self.volume.set_xattr(ino, name.as_bytes(), value, mode, caller(req)));
+        self.reply_empty("setxattr", done, reply);
+    }
+
+    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match ino(node).and_then(|ino| self.volume.xattr(ino, name.as_bytes())) {
+            Ok(value) => reply_xattr(size, &value, reply),
+            Err(error) => reply.error(self.failed("getxattr", &error)),
+        }
+    }
+
+    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        match ino(node).and_then(|ino| self.volume.xattr_names(ino)) {
+            Ok(names) => {
+                let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
+                reply_xattr(size, &list, reply);
+            }
+            Err(error) => reply.error(self.failed("listxattr", &error)),
+        }
+    }
+
+    fn removexattr(&self, _req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = ino(node).and_then(|ino| self.volume.remove_xattr(ino, name.as_bytes()));
+        self.reply_empty("removexattr", done, reply);
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::from_i32(libc::ENOTTY));
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _ph: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // Regular files are always ready; the kernel knows that by itself.
+        reply.error(Errno::from_i32(libc::ENOSYS));
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let done = ino(node).and_then(|ino| {
+            let mode = FallocateMode::from_bits(mode as u32).ok_or(VolumeError::Unsupported)?;
+            self.volume.fallocate(ino, offset, length, mode, caller(req))
+        });
+        self.reply_empty("fallocate", done, reply);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = ino(node).and_then(|ino| self.volume.seek(ino, seek_from(offset, whence)?));
+        match found {
+            Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(self.failed("lseek", &error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        _fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        _fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The reply has 32 bits for the length.
+        let len = usize::try_from(len.min(COPY_AT_ONCE_BYTES)).unwrap_or(0);
+        let copied = ino(ino_in).and_then(|from| {
+            self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, caller(req))
+        });
+        match copied {
+            Ok(copied) => reply.written(copied as u32),
+            Err(error) => reply.error(self.failed("copy_file_range", &error)),
+        }
+    }
+}
