@@ -46,7 +46,7 @@ pub use attrs::{SetAttr, SetTime, XattrMode};
 pub use changes::{ChangeKind, Usage, Visitor, VolumeChange, VolumeSource};
 pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
-pub use names::{NewNode, RenameMode};
+pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;
 
 use self::data::DataFolder;

@@ -5,8 +5,9 @@ use crate::acl;
 use crate::meta::{Changes, EntryRecord, InodeRecord, PrivateContent};
 use crate::types::{Attr, FileKind, Ino, MAX_SYMLINK_BYTES, NameRef, Timestamp};
 
-/// Names an inode may have. ext4 stops at 65,000, XFS at 2^31 - 1.
-const MAX_LINKS: u32 = i32::MAX as u32;
+/// Names a file may have. The tables would take any number; this is ext4's limit, so that programs which link until `EMLINK` (backups, package
+/// and object stores) meet the number that they were tested with, on every host filesystem. Directories are not limited, as on ext4.
+pub const MAX_LINKS: u32 = 65_000;
 const S_ISGID: u16 = 0o2000;
 
 /// What to create.
@@ -90,7 +91,7 @@ impl Volume {
         }
         let record = new_record(&parent, dir, new, caller, content);
         if new.kind == FileKind::Dir {
-            parent.nlink = more_links(parent.nlink)?;
+            parent.nlink = parent.nlink.checked_add(1).ok_or(VolumeError::TooManyLinks)?;
         }
         touch(&mut parent, record.ctime);
         batch.put_inode(dir, &parent);
@@ -115,9 +116,12 @@ impl Volume {
         if self.find(dir, name)?.is_some() {
             return Err(VolumeError::Exists);
         }
+        if node.nlink() >= MAX_LINKS {
+            return Err(VolumeError::TooManyLinks);
+        }
         let mut record = self.pin(ino, node, &mut batch);
         let now = Timestamp::now();
-        record.nlink = more_links(record.nlink)?;
+        record.nlink += 1;
         record.ctime = now;
         touch(&mut parent, now);
         batch.put_inode(dir, &parent);
@@ -393,8 +397,4 @@ fn new_record(
         content,
         xattrs: access.into_iter().chain(default).collect(),
     }
-}
-
-fn more_links(nlink: u32) -> Result<u32> {
-    if nlink < MAX_LINKS { Ok(nlink + 1) } else { Err(VolumeError::TooManyLinks) }
 }

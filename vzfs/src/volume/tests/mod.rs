@@ -467,3 +467,26 @@ fn regression_an_orphan_on_its_blob_is_not_relabelled() {
     assert_eq!(store.meta.orphans(scene.ve).expect("list"), [ino]);
     assert_eq!(store.data_files(scene.ve), 0);
 }
+
+#[test]
+fn a_file_has_as_many_names_as_on_ext4_and_a_directory_more() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let volume = &scene.volume;
+    let (passwd, dir) = (scene.at("pw"), scene.at("dir"));
+    let many = |prefix: &str, number: u32| format!("{prefix}{number}");
+    for number in 2..MAX_LINKS {
+        volume.link(passwd, dir, name(&many("link", number))).expect("link");
+    }
+    assert_eq!(plain(volume.link(passwd, dir, name("sub"))).err().as_deref(), Some("Exists"));
+    assert_eq!(plain(volume.link(passwd, dir, name("more"))).err().as_deref(), Some("TooManyLinks"));
+    assert_eq!(volume.attr(passwd).expect("attr").nlink, MAX_LINKS);
+    volume.unlink(dir, name("link2")).expect("unlink");
+    assert_eq!(volume.link(passwd, dir, name("more")).expect("link").nlink, MAX_LINKS);
+    for number in 0..MAX_LINKS {
+        let new = NewNode::new(FileKind::Dir, 0o755);
+        volume.create(Ino::ROOT, name(&many("dir", number)), new, Caller::ROOT).expect("mkdir");
+    }
+    // Its own two, bin, dir and etc.
+    assert_eq!(volume.attr(Ino::ROOT).expect("attr").nlink, MAX_LINKS + 5);
+}
