@@ -13,11 +13,12 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
 
-.PHONY: help build demo test unit e2e lint bench install uninstall clean
+.PHONY: help build demo test unit e2e suites-long lint bench install uninstall clean
 
 help:
 	@sed -n '1,4s/^# \?//p' Makefile
-	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean"
+	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean, and"
+	@echo "      suites-long (the test suites that others wrote, in their long form: about an hour)"
 
 build:
 	scripts/setup build
@@ -44,6 +45,13 @@ e2e:
 	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
 	$(CARGO) test --locked --no-fail-fast -p vzfs-tests -- --show-output
+
+# pjdfstest, fsx and stress-ng as in e2e, but with a million operations of each of fsx's plans and ten seconds for each stressor.
+suites-long:
+	scripts/setup build run test
+	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
+	$(CARGO) build --locked -p vzfs -p vzfs-tools
+	VZFS_SUITES=long $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress -- --show-output
 
 bench:
 	scripts/setup build

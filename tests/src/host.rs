@@ -97,7 +97,12 @@ impl Host {
 
     /// A host on a small disk with the sample as `sample@1` and these VEs mounted.
     pub fn with_sample(ves: &[&str]) -> Host {
-        let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
+        Host::with_sample_in(Setup { size_mib: 2048, ..Setup::default() }, ves)
+    }
+
+    /// As [`Host::with_sample`], on a host of another kind.
+    pub fn with_sample_in(setup: Setup, ves: &[&str]) -> Host {
+        let host = Host::with(setup);
         let source = host.scratch().join("source");
         crate::sample::make(&source);
         host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();

@@ -8,7 +8,8 @@
 //!
 //! Environment: `VZFS_BIN_DIR` (where `vzfs` and `vzfsd` are; the folder of the test's own build by default),
 //! `VZFS_TEST_DIR` (where images are made; `/var/tmp`), `VZFS_TEST_CACHE` (where the Debian tree is kept between runs;
-//! `/var/tmp/vzfs-test-cache`), `VZFS_TEST_KEEP=1` (leave everything as it is for a look, when a test has failed).
+//! `/var/tmp/vzfs-test-cache`), `VZFS_TEST_KEEP=1` (leave everything as it is for a look, when a test has failed),
+//! `VZFS_SUITES=long` (the suites that others wrote in their long form; `make suites-long`).
 
 // A harness fails by panicking, that is its way of telling; and it prints measurements for people.
 #![allow(clippy::panic, clippy::print_stdout)]
@@ -18,6 +19,7 @@ pub mod host;
 pub mod measure;
 pub mod outcome;
 pub mod sample;
+pub mod suites;
 
 pub use host::{Host, HostFs, Setup};
 pub use outcome::Outcome;

@@ -38,11 +38,8 @@ dpkg --verify
 
 #[test]
 fn reads_writes_and_mappings_agree() {
-    let host = Host::with(Setup { size_mib: 2048, ..setup(HostFs::Xfs) });
+    let host = Host::with_sample_in(Setup { size_mib: 2048, ..setup(HostFs::Xfs) }, &["one", "two"]);
     let source = host.scratch().join("source");
-    sample::make(&source);
-    host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
-    host.mounted("sample", &["one", "two"]);
     assert_eq!(sample::fingerprint(&source), sample::fingerprint(&host.root("one")));
     let path = host.root("one").join("var/lib/app/data");
     let original = fs::read(&path).expect("read");

@@ -1,0 +1,144 @@
+//! pjdfstest, a suite that nobody here wrote: what POSIX says of each system call, in 398 cases.
+//!
+//! All cases run, in two goes, because one go cannot pass on any filesystem: cases leave files open for writing in the suite's process, and
+//! then the cases that remount the filesystem read-only get `EBUSY`. So the first go leaves those out, and the second runs them alone. ext4
+//! runs in the same way beside the VE and must pass the same cases: a failure there is the machine's or the suite's.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use vzfs_tests::host::{finish, run};
+use vzfs_tests::measure::report;
+use vzfs_tests::suites::{let_others_in, mounted, program};
+use vzfs_tests::{Host, HostFs, Setup};
+
+/// The cases of pjdfstest 0.2.2 on Linux. It has more for other systems, which are not compiled here: `chflags`, `lchmod` and NFSv4 ACLs are
+/// system calls and attributes that Linux does not have.
+const CASES: usize = 398;
+
+/// The features that the suite does not expect of every filesystem. Of those it knows these four exist on Linux; `chflags`, `nfsv4_acls`,
+/// `stat_st_birthtime` and `chflags_sf_snapshot` select cases of other systems only.
+/// `naptime` is longer than the ticks (4 ms) in which ext4 stamps times.
+const CONFIGURATION: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+
+[settings]
+naptime = 0.01
+allow_remount = REMOUNT
+
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["daemon", "daemon"], ["games", "games"]]
+"#;
+
+/// glibc answers `pathconf(_PC_LINK_MAX)` from a table of filesystem types, in which FUSE has no number (it says 127, "unknown"); the suite then
+/// leaves its case of `EMLINK` out. This tells it the limit that vzfs promises.
+const LINK_MAX: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <unistd.h>
+
+long pathconf(const char *path, int name)
+{
+    if (name == _PC_LINK_MAX)
+        return 65000;
+    long (*next)(const char *, int) = (long (*)(const char *, int))dlsym(RTLD_NEXT, "pathconf");
+    return next(path, name);
+}
+"#;
+
+/// What a go has said of its cases.
+#[derive(Default)]
+struct Verdict {
+    passed: BTreeSet<String>,
+    skipped: BTreeSet<String>,
+    /// Everything that is said of neither.
+    findings: Vec<String>,
+}
+
+impl Verdict {
+    fn read(output: &str) -> Verdict {
+        let mut verdict = Verdict::default();
+        for line in output.lines().filter(|line| !line.is_empty() && !line.starts_with("Summary:")) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [case, "ok"] => assert!(verdict.passed.insert(case.to_owned()), "{case} came twice"),
+                [case, "skipped"] => assert!(verdict.skipped.insert(case.to_owned()), "{case} came twice"),
+                _ => verdict.findings.push(line.to_owned()),
+            }
+        }
+        verdict
+    }
+}
+
+/// Runs the suite in `folder`, the root of a filesystem, or in a folder there.
+struct Suite<'a> {
+    folder: &'a Path,
+    /// Another filesystem, for links and renames between the two.
+    other: &'a Path,
+    scratch: &'a Path,
+    preload: Option<&'a Path>,
+}
+
+impl Suite<'_> {
+    fn go(&self, remount: bool) -> Verdict {
+        let configuration = self.scratch.join(format!("pjdfstest-{remount}.toml"));
+        fs::write(&configuration, CONFIGURATION.replace("REMOUNT", &remount.to_string())).expect("write");
+        let mut command = Command::new(program("pjdfstest"));
+        command.arg("-c").arg(&configuration).arg("-s").arg(self.other).arg("-p").arg(self.folder);
+        command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "0");
+        if let Some(library) = self.preload {
+            command.env("LD_PRELOAD", library);
+        }
+        if remount {
+            command.arg("::erofs_");
+        }
+        Verdict::read(&finish(&mut command).text())
+    }
+
+    /// The cases that passed.
+    fn cases(&self) -> BTreeSet<String> {
+        let (most, read_only) = (self.go(false), self.go(true));
+        let told: Vec<String> = most
+            .findings
+            .into_iter()
+            .filter(|line| !line.contains("(allow_remount) are not allowed"))
+            .collect();
+        assert_eq!(
+            (told.join("\n"), read_only.findings.join("\n")),
+            Default::default(),
+            "{}",
+            self.folder.display()
+        );
+        assert_eq!(most.skipped, read_only.passed, "the second go has what the first left out");
+        let mut passed = most.passed;
+        passed.extend(read_only.passed);
+        passed
+    }
+}
+
+#[test]
+fn all_of_pjdfstest_passes_as_on_ext4() {
+    let host = Host::with_sample(&["posix"]);
+    let ext4 = Host::without_daemon(Setup { fs: HostFs::Ext4, size_mib: 512, ..Setup::default() });
+    let_others_in(&ext4);
+    let root = mounted(&host, "posix");
+    let library = host.scratch().join("link_max.so");
+    let source = host.scratch().join("link_max.c");
+    fs::write(&source, LINK_MAX).expect("write");
+    run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(&source));
+
+    let suite =
+        Suite { folder: &root, other: &ext4.disk(), scratch: host.scratch(), preload: Some(&library) };
+    let passed = suite.cases();
+    let suite = Suite { folder: &ext4.disk(), other: &root, scratch: ext4.scratch(), preload: None };
+    assert_eq!(passed, suite.cases(), "cases on a VE and on ext4");
+    assert_eq!(passed.len(), CASES);
+    report("pjdfstest", format_args!("{CASES} cases passed, none skipped"));
+    host.vzfs(["ve", "umount", "posix"]).ok();
+}
