@@ -24,10 +24,7 @@ const LEFT_OUT: [(&str, &str); 6] = [
     ),
     ("binderfs", "it mounts Android's binder filesystem, which is nothing of the VE's"),
     ("fiemap", "Linux has no fiemap for FUSE: FS_IOC_FIEMAP is refused before the filesystem is asked"),
-    (
-        "io-uring",
-        "this version of it fails on ext4 too: it expects IORING_OP_STATX of a missing file to succeed",
-    ),
+    ("io-uring", "this version of it fails on ext4 too, in the same way: its IORING_OP_STATX finds no file"),
     ("rawdev", "it reads a block device, below any filesystem"),
     (
         "verity",
@@ -89,7 +86,7 @@ impl User {
 
 /// What stress-ng says of failures, and of stressors that it leaves out beside those that are known to be.
 fn complaints(outcome: &Outcome, refused: &[&str]) -> Vec<String> {
-    let words = ["fail:", "error:", "skip", "aborted", "not supported"];
+    let words = ["fail:", "error:", "skipping", "will be skipped", "aborted", "not supported"];
     let known = |line: &str| {
         let names = LEFT_OUT.iter().map(|(name, _)| name).chain(refused);
         let said = line.split_once("] ").map_or(line, |(_, said)| said);
