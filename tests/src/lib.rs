@@ -18,6 +18,7 @@ pub mod host;
 pub mod measure;
 pub mod outcome;
 pub mod sample;
+pub mod semantics;
 
 pub use host::{Host, HostFs, Setup};
 pub use outcome::Outcome;
