@@ -15,7 +15,7 @@ const PATIENCE_SECONDS: &str = "300";
 /// The line in an example at which the VE is mounted again.
 const REMOUNT: &str = "# (remount)";
 /// Passed on to the examples: see the document.
-const ENTRIES: &str = "VZFS_SEMANTICS_ENTRIES";
+const SIZES: [&str; 2] = ["VZFS_SEMANTICS_ENTRIES", "VZFS_SEMANTICS_OPEN"];
 /// Words that check something; an example without any could not fail.
 const CHECKS: [&str; 6] = ["assert", "refused", "same ", "test ", "cmp ", "grep -q"];
 
@@ -220,7 +220,7 @@ impl Example {
             Language::Python => command.args(["python3", "-Ic", code]),
         };
         command.env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.envs(std::env::var_os(ENTRIES).map(|count| (ENTRIES, count)));
+        command.envs(SIZES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         finish(command.current_dir(folder).stdin(Stdio::null()))
     }
 }

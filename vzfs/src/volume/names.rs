@@ -88,7 +88,7 @@ impl Volume {
         if self.find(dir, name)?.is_some() {
             return Err(VolumeError::Exists);
         }
-        let record = new_record(&parent, dir, new, caller, content);
+        let record = new_record(&parent, dir, new, caller, content, self.clock.now());
         if new.kind == FileKind::Dir {
             parent.nlink = more_links(parent.nlink)?;
         }
@@ -116,7 +116,7 @@ impl Volume {
             return Err(VolumeError::Exists);
         }
         let mut record = self.pin(ino, node, &mut batch);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         record.nlink = more_links(record.nlink)?;
         record.ctime = now;
         touch(&mut parent, now);
@@ -136,7 +136,7 @@ impl Volume {
         if kind == FileKind::Dir {
             return Err(VolumeError::IsDir);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.drop_name(ino, now, &mut batch)?;
         self.hide(dir, name, &mut batch);
         touch(&mut parent, now);
@@ -156,7 +156,7 @@ impl Volume {
         if !self.is_empty(ino)? {
             return Err(VolumeError::NotEmpty);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.drop_name(ino, now, &mut batch)?;
         self.hide(dir, name, &mut batch);
         parent.nlink = parent.nlink.saturating_sub(1);
@@ -189,7 +189,7 @@ impl Volume {
         if kind == FileKind::Dir && self.is_within(new_dir, ino)? {
             return Err(VolumeError::Invalid("a directory cannot move into itself"));
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if mode == RenameMode::Exchange {
             let (other, other_kind) = target.ok_or(VolumeError::NotFound)?;
             if other_kind == FileKind::Dir && self.is_within(dir, other)? {
@@ -365,6 +365,7 @@ fn new_record(
     new: NewNode<'_>,
     caller: Caller,
     content: PrivateContent,
+    now: Timestamp,
 ) -> InodeRecord {
     let default = parent.xattrs.get(acl::DEFAULT).map(Vec::as_slice);
     let inherited = acl::inherit(default, new.kind, new.perm, new.umask);
@@ -378,7 +379,6 @@ fn new_record(
     }
     let access = inherited.access.map(|value| (acl::ACCESS.to_vec(), value));
     let default = inherited.default.map(|value| (acl::DEFAULT.to_vec(), value));
-    let now = Timestamp::now();
     InodeRecord {
         kind: new.kind,
         perm,
