@@ -97,7 +97,12 @@ impl Host {
 
     /// A host on a small disk with the sample as `sample@1` and these VEs mounted.
     pub fn with_sample(ves: &[&str]) -> Host {
-        let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
+        Host::with_sample_on(HostFs::Xfs, ves)
+    }
+
+    /// The same with the disk on either filesystem.
+    pub fn with_sample_on(fs: HostFs, ves: &[&str]) -> Host {
+        let host = Host::with(Setup { fs, size_mib: 2048, ..Setup::default() });
         let source = host.scratch().join("source");
         crate::sample::make(&source);
         host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
@@ -125,7 +130,11 @@ impl Host {
                 run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image))
             }
         };
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk));
+        self.mount_disk();
+    }
+
+    fn mount_disk(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.scratch.join("image")).arg(self.disk()));
     }
 
     /// Where the host's filesystem is: the store's parent.
@@ -221,6 +230,18 @@ impl Host {
             assert!(begin.elapsed() < DAEMON_PATIENCE, "vzfsd does not end:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// A power cut and the start after it: the disk has what was synced, and of the rest what happened to be written. No file of a VE may be
+    /// open.
+    pub fn cut_power(&self) {
+        // From then on the filesystem writes nothing more, not even its log.
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.disk()));
+        self.kill();
+        let unmount = "awk -v d=\"$1/\" 'index($2, d) == 1 { print $2 }' /proc/self/mounts | xargs -r umount -l; umount \"$1\"";
+        host_sh(unmount, [self.disk()]);
+        self.mount_disk();
+        self.start();
     }
 
     /// What the daemon has said so far.

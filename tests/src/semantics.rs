@@ -11,7 +11,7 @@ use crate::Outcome;
 use crate::host::finish;
 
 /// What one example may take, by the clock. Far more than any needs: it is there so that a hanging mount fails the test.
-const PATIENCE_SECONDS: &str = "300";
+const PATIENCE_SECONDS: &str = "1800";
 /// The line in an example at which the VE is mounted again.
 const REMOUNT: &str = "# (remount)";
 /// Passed on to the examples: see the document.
