@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use vzfs_tests::host::host_sh;
+use vzfs_tests::host::{host_sh, run};
 use vzfs_tests::{Host, HostFs, sample};
 
 fn work(host: &Host, ve: &str) {
@@ -50,7 +51,7 @@ type Durable = (fn(&Path), &'static str, &'static str);
 #[test]
 fn what_was_synced_survives_a_power_cut() {
     // First writes, to files of the template and to a new one: what names the data must be on the disk too.
-    let all: [Durable; 5] = [
+    let all: [Durable; 7] = [
         (|ve| write_synced(ve.join("etc/hostname"), libc::O_DSYNC, b"DSYNC"), "etc/hostname", "DSYNCame\n"),
         (
             |ve| write_synced(ve.join("usr/bin/tool"), libc::O_SYNC, b"SYNC"),
@@ -66,6 +67,24 @@ fn what_was_synced_survives_a_power_cut() {
             },
             "etc/conf.d/one",
             "one\nmore",
+        ),
+        (
+            |ve| {
+                let script =
+                    "import mmap, os; file = os.open('etc/passwd', os.O_RDWR); map = mmap.mmap(file, 0)
+map[0:4] = b'ROOT'; map.flush(); os.fsync(file); map[4:6] = b';X'; map.flush()";
+                run(Command::new("python3").args(["-c", script]).current_dir(ve));
+            },
+            "etc/passwd",
+            "ROOT;X:0:0:root:/root:/bin/sh\n",
+        ),
+        (
+            |ve| {
+                fs::write(ve.join("etc/synced"), "by sync").expect("written");
+                rustix::fs::sync();
+            },
+            "etc/synced",
+            "by sync",
         ),
         (
             |ve| {

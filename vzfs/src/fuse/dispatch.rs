@@ -53,9 +53,15 @@ impl Dispatch {
 
     pub(super) fn failed(&self, operation: &'static str, error: &VolumeError) -> Errno {
         if matches!(error, VolumeError::Stale) {
-            self.notices.forget_names(self.volume.take_relabelled());
+            self.forget_relabelled(|| {});
         }
         errno(&self.ve, operation, error)
+    }
+
+    /// Makes the kernel ask again for the names that relabels gave to other inodes, and runs `then`.
+    pub(super) fn forget_relabelled(&self, then: impl FnOnce() + Send + 'static) {
+        let volume = Arc::clone(&self.volume);
+        self.notices.forget_names(move || volume.take_relabelled(), then);
     }
 
     /// How long the kernel may keep an inode's attributes.

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::convert::{ENDLESS, file_attr};
 use super::dispatch::{Dispatch, GENERATION};
+use super::errno::errno;
 use super::request::{caller, ino, name_of};
 use crate::types::Ino;
 use crate::volume::{NewNode, OpenFile, SetAttr, Sharing, VolumeError};
@@ -83,6 +84,12 @@ impl Dispatch {
     pub(super) fn open_file(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (ino, write, open) = match self.open_inode(req, node, flags) {
             Ok(opened) => opened,
+            Err(VolumeError::Stale) => {
+                // The kernel opens the new inode when it gets this answer. By then no name may lead to the old one, or a program that has written
+                // through one hard link reads the old content through another. The program waits without holding a lock of the kernel's.
+                let stale = errno(&self.ve, "open", &VolumeError::Stale);
+                return self.forget_relabelled(move || reply.error(stale));
+            }
             Err(error) => return reply.error(self.failed("open", &error)),
         };
         if self.sharing() == Sharing::Served {
