@@ -97,10 +97,15 @@ impl Host {
 
     /// A host on a small disk with the sample as `sample@1` and these VEs mounted.
     pub fn with_sample(ves: &[&str]) -> Host {
-        Host::with_sample_in(Setup { size_mib: 2048, ..Setup::default() }, ves)
+        Host::with_sample_on(HostFs::Xfs, ves)
     }
 
-    /// As [`Host::with_sample`], on a host of another kind.
+    /// The same with the disk on either filesystem.
+    pub fn with_sample_on(fs: HostFs, ves: &[&str]) -> Host {
+        Host::with_sample_in(Setup { fs, size_mib: 2048, ..Setup::default() }, ves)
+    }
+
+    /// The same on a host of any kind.
     pub fn with_sample_in(setup: Setup, ves: &[&str]) -> Host {
         let host = Host::with(setup);
         let source = host.scratch().join("source");
@@ -130,7 +135,11 @@ impl Host {
                 run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1"]).arg(&image))
             }
         };
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk));
+        self.mount_disk();
+    }
+
+    fn mount_disk(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.scratch.join("image")).arg(self.disk()));
     }
 
     /// Where the host's filesystem is: the store's parent.
@@ -226,6 +235,18 @@ impl Host {
             assert!(begin.elapsed() < DAEMON_PATIENCE, "vzfsd does not end:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// A power cut and the start after it: the disk has what was synced, and of the rest what happened to be written. No file of a VE may be
+    /// open.
+    pub fn cut_power(&self) {
+        // From then on the filesystem writes nothing more, not even its log.
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.disk()));
+        self.kill();
+        let unmount = "awk -v d=\"$1/\" 'index($2, d) == 1 { print $2 }' /proc/self/mounts | xargs -r umount -l; umount \"$1\"";
+        host_sh(unmount, [self.disk()]);
+        self.mount_disk();
+        self.start();
     }
 
     /// What the daemon has said so far.

@@ -19,6 +19,7 @@ pub mod host;
 pub mod measure;
 pub mod outcome;
 pub mod sample;
+pub mod semantics;
 pub mod suites;
 
 pub use host::{Host, HostFs, Setup};

@@ -2,9 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use vzfs_tests::host::host_sh;
-use vzfs_tests::{Host, sample};
+use vzfs_tests::host::{host_sh, run};
+use vzfs_tests::{Host, HostFs, sample};
 
 fn work(host: &Host, ve: &str) {
     let script = r#"
@@ -33,6 +36,79 @@ fn an_orderly_restart_brings_mounts_back() {
     assert_eq!(host.diff("one"), diff);
     assert_eq!(host.json(["ve", "show", "two"])["mounted"], false, "what was unmounted stays so");
     assert_eq!(fs::read_to_string(elsewhere.join("etc/conf.d/one")).expect("read"), "one\n");
+}
+
+/// Opens a file so that every write is durable when it returns, and writes.
+fn write_synced(path: PathBuf, flags: i32, bytes: &[u8]) {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).custom_flags(flags).open(path);
+    file.expect("opened").write_all(bytes).expect("written");
+}
+
+/// One thing that is durable when it returns, and what is read from which file after the power cut.
+type Durable = (fn(&Path), &'static str, &'static str);
+
+#[test]
+fn what_was_synced_survives_a_power_cut() {
+    // First writes, to files of the template and to a new one: what names the data must be on the disk too.
+    let all: [Durable; 7] = [
+        (|ve| write_synced(ve.join("etc/hostname"), libc::O_DSYNC, b"DSYNC"), "etc/hostname", "DSYNCame\n"),
+        (
+            |ve| write_synced(ve.join("usr/bin/tool"), libc::O_SYNC, b"SYNC"),
+            "usr/lib/hard-two",
+            "SYNCin/sh\n",
+        ),
+        (|ve| write_synced(ve.join("etc/new"), libc::O_DSYNC, b"new"), "etc/new", "new"),
+        (
+            |ve| {
+                let file = File::options().append(true).open(ve.join("etc/conf.d/one")).expect("opened");
+                (&file).write_all(b"more").expect("written");
+                file.sync_data().expect("synced");
+            },
+            "etc/conf.d/one",
+            "one\nmore",
+        ),
+        (
+            |ve| {
+                let script =
+                    "import mmap, os; file = os.open('etc/passwd', os.O_RDWR); map = mmap.mmap(file, 0)
+map[0:4] = b'ROOT'; map.flush(); os.fsync(file); map[4:6] = b';X'; map.flush()";
+                run(Command::new("python3").args(["-c", script]).current_dir(ve));
+            },
+            "etc/passwd",
+            "ROOT;X:0:0:root:/root:/bin/sh\n",
+        ),
+        (
+            |ve| {
+                fs::write(ve.join("etc/synced"), "by sync").expect("written");
+                rustix::fs::sync();
+            },
+            "etc/synced",
+            "by sync",
+        ),
+        (
+            |ve| {
+                fs::rename(ve.join("var/log"), ve.join("usr/log")).expect("renamed");
+                fs::write(ve.join("usr/log/empty"), "").expect("written");
+                File::open(ve.join("usr/log")).expect("opened").sync_all().expect("synced");
+            },
+            "usr/log/empty",
+            "",
+        ),
+    ];
+    for fs in [HostFs::Xfs, HostFs::Ext4] {
+        let host = Host::with_sample_on(fs, &["ve"]);
+        for (number, (work, path, content)) in all.iter().enumerate() {
+            work(&host.root("ve"));
+            host.cut_power();
+            let found = fs::read_to_string(host.root("ve").join(path));
+            assert_eq!(
+                found.map_err(|error| error.to_string()),
+                Ok((*content).to_owned()),
+                "{fs:?}, {number}"
+            );
+        }
+    }
 }
 
 #[test]

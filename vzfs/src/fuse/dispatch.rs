@@ -14,9 +14,9 @@ use super::errno::errno;
 use super::mount::{MountOptions, Passthrough};
 use super::notices::Notices;
 use super::references::References;
-use super::request::{caller, ino, name_of};
+use super::request::{caller, groups, ino, name_of};
 use crate::types::{Attr, Ino, VeName};
-use crate::volume::{NewNode, Sharing, Volume, VolumeError};
+use crate::volume::{Caller, NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -53,9 +53,15 @@ impl Dispatch {
 
     pub(super) fn failed(&self, operation: &'static str, error: &VolumeError) -> Errno {
         if matches!(error, VolumeError::Stale) {
-            self.notices.forget_names(self.volume.take_relabelled());
+            self.forget_relabelled(|| {});
         }
         errno(&self.ve, operation, error)
+    }
+
+    /// Makes the kernel ask again for the names that relabels gave to other inodes, and runs `then`.
+    pub(super) fn forget_relabelled(&self, then: impl FnOnce() + Send + 'static) {
+        let volume = Arc::clone(&self.volume);
+        self.notices.forget_names(move || volume.take_relabelled(), then);
     }
 
     /// How long the kernel may keep an inode's attributes.
@@ -102,6 +108,13 @@ impl Dispatch {
         new: NewNode<'_>,
     ) -> Result<Attr, VolumeError> {
         self.volume.create(ino(parent)?, name_of(name)?, new, caller(req))
+    }
+
+    /// The caller, in the group of a file if it is a member of that by a supplementary group, of which requests say nothing.
+    pub(super) fn caller_as_member(&self, req: &Request, ino: Ino) -> Result<Caller, VolumeError> {
+        let (caller, group) = (caller(req), self.volume.attr(ino)?.gid);
+        let joined = !caller.keeps_privileges() && caller.gid != group && groups(req.pid()).contains(&group);
+        Ok(if joined { Caller { gid: group, ..caller } } else { caller })
     }
 
     pub(super) fn forget_inode(&self, ino: Ino) {

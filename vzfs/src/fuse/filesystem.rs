@@ -18,6 +18,7 @@ use tracing::debug;
 use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
+use crate::acl;
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
 use crate::volume::{FallocateMode, NewNode, SetAttr, VolumeError};
 
@@ -72,7 +73,7 @@ impl Filesystem for Dispatch {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = ino(parent).and_then(|dir| match name.as_bytes() {
             // Asked for by file handles only.
-            b"." => self.volume.attr(dir),
+            b"." => self.volume.attr_of_handle(dir),
             b".." => self.volume.attr(self.volume.parent(dir)?),
             _ => self.volume.lookup(dir, name_of(name)?),
         });
@@ -209,10 +210,11 @@ impl Filesystem for Dispatch {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        self.create_file(req, parent, name, mode, umask, reply);
+        let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::File, perm(mode)) };
+        self.create_file(req, parent, name, new, OpenFlags(flags), reply);
     }
 
     fn read(
@@ -334,8 +336,11 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         let mode = xattr_mode(flags);
-        let done =
-            ino(node).and_then(|ino| self.volume.set_xattr(ino, name.as_bytes(), value, mode, caller(req)));
+        let done = ino(node).and_then(|ino| {
+            let caller =
+                if name.as_bytes() == acl::ACCESS { self.caller_as_member(req, ino)? } else { caller(req) };
+            self.volume.set_xattr(ino, name.as_bytes(), value, mode, caller)
+        });
         self.reply_empty("setxattr", done, reply);
     }
 
@@ -346,8 +351,8 @@ impl Filesystem for Dispatch {
         }
     }
 
-    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        match ino(node).and_then(|ino| self.volume.xattr_names(ino)) {
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        match ino(node).and_then(|ino| self.volume.xattr_names(ino, caller(req))) {
             Ok(names) => {
                 let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
                 reply_xattr(size, &list, reply);

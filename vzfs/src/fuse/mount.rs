@@ -78,7 +78,8 @@ pub fn mount(volume: Arc<Volume>, mountpoint: &Path, options: &MountOptions) -> 
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(format!("vzfs:{}", options.ve_name)),
-        MountOption::Subtype("vzfs".to_owned()),
+        // fuser passes its own `Subtype` to fusermount only.
+        MountOption::CUSTOM("subtype=vzfs".to_owned()),
         MountOption::DefaultPermissions,
         // A root filesystem has device nodes and setuid programs.
         MountOption::Dev,

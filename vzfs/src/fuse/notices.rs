@@ -2,9 +2,10 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use fuser::{INodeNo, Notifier};
+use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::types::{Ino, Name};
@@ -13,6 +14,7 @@ use crate::types::{Ino, Name};
 #[derive(Default)]
 pub(super) struct Notices {
     notifier: OnceLock<Notifier>,
+    sending: Mutex<()>,
 }
 
 impl Notices {
@@ -21,20 +23,35 @@ impl Notices {
         let _only_once = self.notifier.set(notifier);
     }
 
-    /// Makes the kernel ask for these names again. Rare (a relabel), so a thread of its own costs nothing that counts.
-    pub(super) fn forget_names(&self, names: Vec<(Ino, Name)>) {
-        let Some(notifier) = self.notifier.get().cloned() else { return };
+    /// Makes the kernel ask again for the names that `changed` gives, and runs `then`. Rare (a relabel), so a thread of its own costs nothing
+    /// that counts.
+    ///
+    /// One at a time: when `then` runs, all names that had changed before the call are asked for again, whichever call it was that got them.
+    pub(super) fn forget_names(
+        self: &Arc<Self>,
+        changed: impl FnOnce() -> Vec<(Ino, Name)> + Send + 'static,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        let notices = Arc::clone(self);
         let send = move || {
-            for (dir, name) in names {
-                if let Err(error) =
-                    notifier.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name.as_bytes()))
-                {
-                    debug!(%error, "invalidation of an entry was refused");
+            {
+                let _one_at_a_time = notices.sending.lock();
+                for (dir, name) in changed() {
+                    notices.forget_name(dir, &name);
                 }
             }
+            then();
         };
         if let Err(error) = std::thread::Builder::new().name("notify".to_owned()).spawn(send) {
             warn!(%error, "cannot tell the kernel of changed names");
+        }
+    }
+
+    fn forget_name(&self, dir: Ino, name: &Name) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name.as_bytes()))
+        {
+            debug!(%error, "invalidation of an entry was refused");
         }
     }
 

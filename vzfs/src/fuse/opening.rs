@@ -13,8 +13,9 @@ use tracing::warn;
 
 use super::convert::{ENDLESS, file_attr};
 use super::dispatch::{Dispatch, GENERATION};
-use super::request::{caller, ino, name_of, perm};
-use crate::types::{FileKind, Ino};
+use super::errno::errno;
+use super::request::{caller, ino, name_of};
+use crate::types::Ino;
 use crate::volume::{NewNode, OpenFile, SetAttr, Sharing, VolumeError};
 
 /// What a file handle says, in the handle itself, so that nothing needs to be remembered for it.
@@ -38,15 +39,11 @@ impl Dispatch {
         }
     }
 
-    fn opened(&self, ino: Ino, open: &OpenFile, write: bool, passthrough: bool) -> (FileHandle, FopenFlags) {
+    fn opened(&self, ino: Ino, write: bool, passthrough: bool) -> (FileHandle, FopenFlags) {
         let mut handle = if write { HANDLE_WRITES } else { 0 };
-        let mut flags = if passthrough { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE };
+        let flags = if passthrough { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE };
         if passthrough {
             handle |= HANDLE_PASSTHROUGH;
-            if open.guarded {
-                // Reads and writes come to the daemon, memory maps go to the backing file.
-                flags |= FopenFlags::FOPEN_DIRECT_IO;
-            }
             if write {
                 self.writers.add(ino);
                 self.notices.forget_attr(ino);
@@ -66,22 +63,42 @@ impl Dispatch {
         if flags.0 & libc::O_TRUNC != 0 {
             self.volume.set_attr(ino, SetAttr { size: Some(0), ..SetAttr::default() }, caller(req))?;
         }
-        Ok((ino, write, self.volume.open_file(ino, write, self.sharing())?))
+        let sharing = self.sharing();
+        let open = self.volume.open_file(ino, write, sharing)?;
+        if write {
+            self.settle(ino, flags, sharing)?;
+        }
+        Ok((ino, write, open))
+    }
+
+    /// Makes the record of a file durable that is opened to be written with `O_SYNC` or `O_DSYNC`. The kernel writes by itself, so this is the
+    /// last we see of it: without its record the synced data would be lost in a crash. On failure the handle is given back.
+    fn settle(&self, ino: Ino, flags: OpenFlags, sharing: Sharing) -> Result<(), VolumeError> {
+        if flags.0 & libc::O_DSYNC == 0 {
+            return Ok(());
+        }
+        self.volume.fsync(ino, true).inspect_err(|_| self.volume.release(ino, sharing))
     }
 
     /// Opens a file that is there.
     pub(super) fn open_file(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (ino, write, open) = match self.open_inode(req, node, flags) {
             Ok(opened) => opened,
+            Err(VolumeError::Stale) => {
+                // The kernel opens the new inode when it gets this answer. By then no name may lead to the old one, or a program that has written
+                // through one hard link reads the old content through another. The program waits without holding a lock of the kernel's.
+                let stale = errno(&self.ve, "open", &VolumeError::Stale);
+                return self.forget_relabelled(move || reply.error(stale));
+            }
             Err(error) => return reply.error(self.failed("open", &error)),
         };
         if self.sharing() == Sharing::Served {
-            let (handle, flags) = self.opened(ino, &open, write, false);
+            let (handle, flags) = self.opened(ino, write, false);
             return reply.opened(handle, flags);
         }
         match self.back(ino, &open, |file| reply.open_backing(file)) {
             Some(id) => {
-                let (handle, flags) = self.opened(ino, &open, write, true);
+                let (handle, flags) = self.opened(ino, write, true);
                 reply.opened_passthrough(handle, flags, &id);
             }
             None => {
@@ -97,26 +114,26 @@ impl Dispatch {
         req: &Request,
         parent: INodeNo,
         name: &OsStr,
-        mode: u32,
-        umask: u32,
+        new: NewNode<'_>,
+        flags: OpenFlags,
         reply: ReplyCreate,
     ) {
-        let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::File, perm(mode)) };
         let sharing = self.sharing();
         let created = ino(parent)
-            .and_then(|dir| self.volume.create_and_open(dir, name_of(name)?, new, caller(req), sharing));
+            .and_then(|dir| self.volume.create_and_open(dir, name_of(name)?, new, caller(req), sharing))
+            .and_then(|created| self.settle(created.0.ino, flags, sharing).map(|()| created));
         let (attr, open) = match created {
             Ok(created) => created,
             Err(error) => return reply.error(self.failed("create", &error)),
         };
         if sharing == Sharing::Served {
-            let (handle, flags) = self.opened(attr.ino, &open, true, false);
+            let (handle, flags) = self.opened(attr.ino, true, false);
             self.references.add(attr.ino);
             return reply.created(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags);
         }
         match self.back(attr.ino, &open, |file| reply.open_backing(file)) {
             Some(id) => {
-                let (handle, flags) = self.opened(attr.ino, &open, true, true);
+                let (handle, flags) = self.opened(attr.ino, true, true);
                 self.references.add(attr.ino);
                 // One lifetime covers entry and attributes here. The attributes may be kept: the kernel drops them at the first write, and
                 // memory maps ask for them again through `written` at their next open.

@@ -60,9 +60,18 @@ pub enum XattrMode {
 impl Volume {
     /// Changes attributes.
     ///
+    /// A change of nothing is what the kernel sends before `caller` writes, by itself, to a file that has privileges to lose: they go, as with
+    /// any write.
+    ///
     /// # Errors
     /// [`VolumeError::Stale`] when a change of size must relabel the file (see `content`).
     pub fn set_attr(&self, ino: Ino, set: SetAttr, caller: Caller) -> Result<Attr> {
+        if set == SetAttr::default() {
+            if !caller.keeps_privileges() {
+                self.kill_privileges(ino, false)?;
+            }
+            return self.attr(ino);
+        }
         if let Some(size) = set.size {
             self.truncate(ino, size, caller)?;
         }
@@ -79,23 +88,23 @@ impl Volume {
             if set.uid.is_some() || set.gid.is_some() {
                 record.uid = set.uid.unwrap_or(record.uid);
                 record.gid = set.gid.unwrap_or(record.gid);
-                if record.kind != FileKind::Dir && set.perm.is_none() {
+                if set.perm.is_none() {
                     drop_privileges(record, true);
                 }
             }
-            if let Some(atime) = set.atime {
-                record.atime = atime.resolve(now);
-            }
-            if let Some(mtime) = set.mtime {
-                record.mtime = mtime.resolve(now);
-                if let PrivateContent::Data { id, .. } = record.content {
-                    // The host file's mtime is the file's (see `meta::PrivateContent`); setting it moves the host's ctime, which must
-                    // not be taken for a write later.
-                    let file = volume.data.open(id)?;
-                    data::set_mtime(&file, record.mtime)?;
-                    let stamp = data::HostStat::of_file(&file)?.ctime;
-                    record.content = PrivateContent::Data { id, stamp };
-                }
+            let atime = set.atime.map(|time| time.resolve(now));
+            let mtime = set.mtime.map(|time| time.resolve(now));
+            record.atime = atime.unwrap_or(record.atime);
+            record.mtime = mtime.unwrap_or(record.mtime);
+            if let (true, PrivateContent::Data { id, .. }) =
+                (atime.is_some() || mtime.is_some(), &record.content)
+            {
+                // The host file's times are the file's (see `meta::PrivateContent`); setting them moves the host's ctime, which must
+                // not be taken for a write later.
+                let (id, file) = (*id, volume.data.open(*id)?);
+                data::set_times(&file, atime, mtime)?;
+                let stamp = data::HostStat::of_file(&file)?.ctime;
+                record.content = PrivateContent::Data { id, stamp };
             }
             Ok(())
         })
@@ -110,7 +119,7 @@ impl Volume {
         let _exclusive = self.names.write();
         let mut batch = self.meta.changes(self.ve);
         let mut record = self.pin(ino, self.node(ino)?, &mut batch);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         change(self, &mut record, now)?;
         record.ctime = now;
         batch.put_inode(ino, &record);
@@ -136,6 +145,7 @@ impl Volume {
 
     /// The value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        check_namespace(name)?;
         let _shared = self.names.read();
         match self.node(ino)? {
             Node::Base(view) => view.xattr(name).map(<[u8]>::to_vec),
@@ -144,13 +154,17 @@ impl Volume {
         .ok_or(VolumeError::NoData)
     }
 
-    /// The names of all extended attributes.
-    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+    /// The names of the extended attributes that `caller` may know of: all, but for `trusted` ones, which are the superuser's (xattr(7)).
+    pub fn xattr_names(&self, ino: Ino, caller: Caller) -> Result<Vec<Vec<u8>>> {
         let _shared = self.names.read();
-        Ok(match self.node(ino)? {
+        let mut names: Vec<Vec<u8>> = match self.node(ino)? {
             Node::Base(view) => view.xattrs().map(|(name, _)| name.to_vec()).collect(),
             Node::Private(record) => record.xattrs.into_keys().collect(),
-        })
+        };
+        if caller.uid != Caller::ROOT.uid {
+            names.retain(|name| !name.starts_with(b"trusted."));
+        }
+        Ok(names)
     }
 
     /// Sets an extended attribute; an access ACL sets the permission bits too.
@@ -165,9 +179,7 @@ impl Volume {
         if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || value.len() > MAX_XATTR_VALUE_BYTES {
             return Err(VolumeError::NameTooLong);
         }
-        if name.starts_with(b"system.") && name != acl::ACCESS && name != acl::DEFAULT {
-            return Err(VolumeError::Unsupported);
-        }
+        check_namespace(name)?;
         self.update(ino, |_, record, _| {
             match (mode, record.xattrs.contains_key(name)) {
                 (XattrMode::Create, true) => return Err(VolumeError::Exists),
@@ -192,6 +204,7 @@ impl Volume {
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        check_namespace(name)?;
         self.update(ino, |_, record, _| match record.xattrs.remove(name) {
             Some(_) => Ok(()),
             // Removing an ACL that is not there is no error on any Linux filesystem.
@@ -199,6 +212,19 @@ impl Volume {
             None => Err(VolumeError::NoData),
         })?;
         Ok(())
+    }
+}
+
+/// Refuses names outside the four namespaces that Linux filesystems have; `system` holds ACLs and nothing else.
+fn check_namespace(name: &[u8]) -> Result<()> {
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
+    }
+    let own = [&b"user."[..], b"trusted.", b"security."].iter().find_map(|space| name.strip_prefix(*space));
+    match own {
+        Some([]) => Err(VolumeError::Invalid("an attribute's name ends with its namespace")),
+        Some(_) => Ok(()),
+        None => Err(VolumeError::Unsupported),
     }
 }
 
@@ -219,10 +245,10 @@ fn set_access_acl(record: &mut InodeRecord, value: &[u8], caller: Caller) -> Res
     Ok(())
 }
 
-/// Whether anything was there to take. A setgid bit without group execution means mandatory locking, not privilege, and stays.
+/// Whether anything was there to take. A setgid bit without group execution is no privilege, and stays; a directory's bits are none either.
 pub(super) fn drop_privileges(record: &mut InodeRecord, mode_too: bool) -> bool {
     let had_capability = record.xattrs.remove(CAPABILITY).is_some();
-    if record.kind != FileKind::File || !mode_too {
+    if record.kind == FileKind::Dir || !mode_too {
         return had_capability;
     }
     let before = record.perm;
@@ -231,9 +257,4 @@ pub(super) fn drop_privileges(record: &mut InodeRecord, mode_too: bool) -> bool 
         record.perm &= !S_ISGID;
     }
     had_capability || record.perm != before
-}
-
-/// Whether a write could have something to take away, so that the kernel must not write without us.
-pub(super) fn has_privileges(record: &InodeRecord) -> bool {
-    record.perm & (S_ISUID | S_ISGID) != 0 || record.xattrs.contains_key(CAPABILITY)
 }

@@ -10,18 +10,18 @@
 //! the file open keeps reading the old content, as after a rename over it. With [`Sharing::Served`] the daemon moves the bytes and copy-up just
 //! changes the file under the inode: every handle sees it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use super::attrs::has_privileges;
-use super::data::{HostStat, copy_content, set_mtime};
-use super::{COPY_STRIPES, Caller, Node, OpenInode, Result, Volume, VolumeError};
+use super::data::{HostStat, copy_content, set_times};
+use super::{COPY_STRIPES, Caller, Node, Result, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
 use crate::tree::ContentRef;
-use crate::types::{Attr, Digest, FileKind, Ino, Timestamp};
+use crate::types::{Attr, Digest, FileKind, Ino};
 
 /// Who moves the bytes of an open file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,74 @@ pub enum Sharing {
 pub struct OpenFile {
     /// The backing file: a blob (read-only) or a private data file.
     pub file: Arc<File>,
-    /// Writes must come to the daemon even so, because they have privileges to take away that the kernel would leave.
-    pub guarded: bool,
+}
+
+/// Open files that the volume holds itself, so that serving a read or write opens nothing. For files beyond it, and for those that the
+/// kernel serves, it opens the backing file for each request: a program with a million open files does not use up the daemon's descriptors.
+const MAX_HELD_FILES: usize = 1024;
+
+/// The open inodes.
+#[derive(Default)]
+pub(super) struct Opens {
+    by_ino: HashMap<Ino, OpenInode>,
+    held: usize,
+}
+
+struct OpenInode {
+    /// Open handles.
+    handles: u32,
+    /// Those among them that the kernel serves itself from the blob (V2).
+    on_blob: u32,
+    /// The backing file, if it is held.
+    file: Option<Arc<File>>,
+}
+
+impl Opens {
+    /// Whether an inode is open.
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        self.by_ino.contains_key(&ino)
+    }
+
+    fn held_file(&self, ino: Ino) -> Option<Arc<File>> {
+        self.by_ino.get(&ino)?.file.clone()
+    }
+
+    fn is_on_blob(&self, ino: Ino) -> bool {
+        self.by_ino.get(&ino).is_some_and(|open| open.on_blob > 0)
+    }
+
+    /// Counts a handle.
+    fn add(&mut self, ino: Ino, file: &Arc<File>, on_blob: bool, sharing: Sharing) {
+        let open = self.by_ino.entry(ino).or_insert(OpenInode { handles: 0, on_blob: 0, file: None });
+        open.handles += 1;
+        if on_blob && sharing == Sharing::Passthrough {
+            open.on_blob += 1;
+        }
+        if sharing == Sharing::Served && open.file.is_none() && self.held < MAX_HELD_FILES {
+            open.file = Some(Arc::clone(file));
+            self.held += 1;
+        }
+    }
+
+    /// Puts another backing file under the handles of an inode.
+    fn replace(&mut self, ino: Ino, file: File) {
+        if let Some(held) = self.by_ino.get_mut(&ino).and_then(|open| open.file.as_mut()) {
+            *held = Arc::new(file);
+        }
+    }
+
+    fn remove(&mut self, ino: Ino, sharing: Sharing) {
+        let Some(open) = self.by_ino.get_mut(&ino) else { return };
+        open.handles -= 1;
+        if sharing == Sharing::Passthrough {
+            // Handles on one inode are all on the blob or all on the data file, in passthrough mode (V2).
+            open.on_blob = open.on_blob.saturating_sub(1);
+        }
+        if open.handles == 0 {
+            self.held -= usize::from(open.file.is_some());
+            self.by_ino.remove(&ino);
+        }
+    }
 }
 
 /// What became of a finished copy.
@@ -76,37 +142,19 @@ impl Volume {
                 // Somebody put a blob back meanwhile.
                 continue;
             }
-            // What is written and not on a blob is private.
-            let guarded = write && matches!(&node, Node::Private(record) if has_privileges(record));
             let mut opens = self.opens.lock();
-            let open = match opens.entry(ino) {
-                std::collections::hash_map::Entry::Occupied(open) => open.into_mut(),
-                std::collections::hash_map::Entry::Vacant(slot) => {
-                    let file = Arc::new(self.open_content(ino, &node)?);
-                    slot.insert(OpenInode { handles: 0, on_blob: 0, file })
-                }
+            let file = match opens.held_file(ino) {
+                Some(file) => file,
+                None => Arc::new(self.open_content(ino, &node)?),
             };
-            open.handles += 1;
-            if on_blob && sharing == Sharing::Passthrough {
-                open.on_blob += 1;
-            }
-            return Ok(OpenFile { file: Arc::clone(&open.file), guarded });
+            opens.add(ino, &file, on_blob, sharing);
+            return Ok(OpenFile { file });
         }
     }
 
     /// Gives back a handle. An orphan's last one frees it at the next [`Volume::forget`].
     pub fn release(&self, ino: Ino, sharing: Sharing) {
-        let mut opens = self.opens.lock();
-        if let Some(open) = opens.get_mut(&ino) {
-            open.handles -= 1;
-            if sharing == Sharing::Passthrough {
-                // Handles on one inode are all on the blob or all on the data file, in passthrough mode (V2).
-                open.on_blob = open.on_blob.saturating_sub(1);
-            }
-            if open.handles == 0 {
-                opens.remove(&ino);
-            }
-        }
+        self.opens.lock().remove(ino, sharing);
     }
 
     /// Opens the content of a file for reading, without a handle: for export and commit.
@@ -132,17 +180,17 @@ impl Volume {
         // The remainder is below 16, so the conversion cannot lose anything.
         let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
         loop {
-            let (digest, size, mtime) = {
+            let (digest, size, attr) = {
                 let _shared = self.names.read();
                 let node = self.node(ino)?;
                 let Some((digest, size)) = blob_of(&node) else { return Ok(()) };
-                (digest, size, self.attr_of(ino, &node)?.mtime)
+                (digest, size, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
             let copy = self.data.create(id)?;
             let copied = self.blobs.open_blob(&digest).map_err(VolumeError::from).and_then(|blob| {
                 copy_content(&blob, &copy, size, limit)?;
-                set_mtime(&copy, mtime)?;
+                set_times(&copy, Some(attr.atime), Some(attr.mtime))?;
                 self.install(ino, digest, id, copy)
             });
             match copied {
@@ -170,8 +218,7 @@ impl Volume {
         }
         let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
         let mut opens = self.opens.lock();
-        let open = opens.get_mut(&ino);
-        if open.as_ref().is_some_and(|open| open.on_blob > 0) {
+        if opens.is_on_blob(ino) {
             drop(opens);
             if node.nlink() == 0 {
                 return Err(VolumeError::Stale);
@@ -184,9 +231,7 @@ impl Volume {
         record.content = content;
         batch.put_inode(ino, &record);
         batch.commit()?;
-        if let Some(open) = open {
-            open.file = Arc::new(copy);
-        }
+        opens.replace(ino, copy);
         Ok(Installed::Here)
     }
 
@@ -240,8 +285,8 @@ impl Volume {
     /// The file under an inode now, whether or not it is open.
     fn current_file(&self, ino: Ino) -> Result<Arc<File>> {
         let _shared = self.names.read();
-        if let Some(open) = self.opens.lock().get(&ino) {
-            return Ok(Arc::clone(&open.file));
+        if let Some(file) = self.opens.lock().held_file(ino) {
+            return Ok(file);
         }
         Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
     }
@@ -265,9 +310,7 @@ impl Volume {
     /// Moves mtime and ctime where the host may have left them, because the size did not change.
     fn after_write(&self, ino: Ino) -> Result<()> {
         let file = self.current_file(ino)?;
-        let now = Timestamp::now();
-        set_mtime(&file, now)?;
-        Ok(())
+        set_times(&file, None, Some(self.clock.now()))
     }
 
     /// Reads from a file.

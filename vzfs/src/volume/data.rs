@@ -25,6 +25,7 @@ pub(super) struct DataFolder {
 pub(super) struct HostStat {
     pub(super) size: u64,
     pub(super) blocks: u64,
+    pub(super) atime: Timestamp,
     pub(super) mtime: Timestamp,
     pub(super) ctime: Timestamp,
 }
@@ -98,6 +99,7 @@ impl HostStat {
         HostStat {
             size: meta.len(),
             blocks: meta.blocks(),
+            atime: time(meta.atime(), meta.atime_nsec()),
             mtime: time(meta.mtime(), meta.mtime_nsec()),
             ctime: time(meta.ctime(), meta.ctime_nsec()),
         }
@@ -108,11 +110,17 @@ impl HostStat {
     }
 }
 
-/// Sets a data file's mtime, which is the mtime that programs see.
-pub(super) fn set_mtime(file: &File, mtime: Timestamp) -> Result<(), VolumeError> {
+/// Sets a data file's times, which are those that programs see; `None` leaves one as it is.
+pub(super) fn set_times(
+    file: &File,
+    atime: Option<Timestamp>,
+    mtime: Option<Timestamp>,
+) -> Result<(), VolumeError> {
+    let given = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };
+    let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
+        last_access: atime.map_or(omitted, given),
+        last_modification: mtime.map_or(omitted, given),
     };
     rustix::fs::futimens(file, &times)
         .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))

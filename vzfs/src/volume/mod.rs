@@ -27,6 +27,7 @@
 
 mod attrs;
 mod changes;
+mod clock;
 mod content;
 mod data;
 mod error;
@@ -35,8 +36,6 @@ mod readdir;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,6 +48,8 @@ pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;
 
+use self::clock::Clock;
+use self::content::Opens;
 use self::data::DataFolder;
 use crate::blobs::BlobStore;
 use crate::meta::{EntryRecord, InodeRecord, Meta, PrivateContent};
@@ -86,14 +87,6 @@ impl Caller {
     }
 }
 
-struct OpenInode {
-    /// Open handles.
-    handles: u32,
-    /// Those among them that the kernel serves itself from the blob (V2).
-    on_blob: u32,
-    file: Arc<File>,
-}
-
 /// The filesystem of one VE. At most one exists for a VE at any time (`store` sees to it).
 pub struct Volume {
     ve: VeId,
@@ -101,10 +94,11 @@ pub struct Volume {
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
     data: DataFolder,
+    clock: Clock,
     /// Taken first. See the locking rules above.
     names: RwLock<()>,
     /// Taken after `names`.
-    opens: Mutex<HashMap<Ino, OpenInode>>,
+    opens: Mutex<Opens>,
     /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
     relabelled: Mutex<Vec<(Ino, Name)>>,
     /// Taken last.
@@ -137,7 +131,8 @@ impl Volume {
             blobs,
             data: DataFolder::new(data, ve),
             names: RwLock::new(()),
-            opens: Mutex::new(HashMap::new()),
+            opens: Mutex::default(),
+            clock: Clock::new(),
             relabelled: Mutex::new(Vec::new()),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
@@ -165,6 +160,31 @@ impl Volume {
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
         let _shared = self.names.read();
         self.attr_of(ino, &self.node(ino)?)
+    }
+
+    /// As [`Volume::attr`], for a number that somebody has kept in a file handle: the inode may be gone for long.
+    pub fn attr_of_handle(&self, ino: Ino) -> Result<Attr> {
+        let _shared = self.names.read();
+        let node = self.node(ino)?;
+        if !self.exists(ino)? {
+            return Err(VolumeError::NotFound);
+        }
+        self.attr_of(ino, &node)
+    }
+
+    /// Whether an inode has a record, or is one of the base's that the VE still shows: those that it removed have none any more. The caller
+    /// holds `names`.
+    fn exists(&self, ino: Ino) -> Result<bool> {
+        if ino == Ino::ROOT || self.meta.inode(self.ve, ino)?.is_some() {
+            return Ok(true);
+        }
+        let Some(view) = self.base.node(ino) else { return Ok(false) };
+        for (dir, name) in view.names() {
+            if self.meta.entry(self.ve, dir, name)?.is_none() && self.exists(dir)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The inode of a name, and its attributes.
@@ -280,7 +300,8 @@ impl Volume {
             }
             PrivateContent::Data { id, stamp } => {
                 let host = self.data.stat(*id)?;
-                (attr.size, attr.blocks, attr.mtime) = (host.size, host.blocks, host.mtime);
+                (attr.size, attr.blocks) = (host.size, host.blocks);
+                (attr.atime, attr.mtime) = (host.atime, host.mtime);
                 if host.ctime > *stamp {
                     attr.ctime = record.ctime.max(host.ctime);
                 }
@@ -346,7 +367,7 @@ impl Volume {
     pub fn forget(&self, ino: Ino) -> Result<()> {
         let data = {
             let _exclusive = self.names.write();
-            if self.opens.lock().contains_key(&ino) {
+            if self.opens.lock().has(ino) {
                 return Ok(());
             }
             let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {

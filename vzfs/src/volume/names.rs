@@ -89,7 +89,7 @@ impl Volume {
         if self.find(dir, name)?.is_some() {
             return Err(VolumeError::Exists);
         }
-        let record = new_record(&parent, dir, new, caller, content);
+        let record = new_record(&parent, dir, new, caller, content, self.clock.now());
         if new.kind == FileKind::Dir {
             parent.nlink = parent.nlink.checked_add(1).ok_or(VolumeError::TooManyLinks)?;
         }
@@ -120,7 +120,7 @@ impl Volume {
             return Err(VolumeError::TooManyLinks);
         }
         let mut record = self.pin(ino, node, &mut batch);
-        let now = Timestamp::now();
+        let now = self.clock.now();
         record.nlink += 1;
         record.ctime = now;
         touch(&mut parent, now);
@@ -140,7 +140,7 @@ impl Volume {
         if kind == FileKind::Dir {
             return Err(VolumeError::IsDir);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.drop_name(ino, now, &mut batch)?;
         self.hide(dir, name, &mut batch);
         touch(&mut parent, now);
@@ -160,7 +160,7 @@ impl Volume {
         if !self.is_empty(ino)? {
             return Err(VolumeError::NotEmpty);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.drop_name(ino, now, &mut batch)?;
         self.hide(dir, name, &mut batch);
         parent.nlink = parent.nlink.saturating_sub(1);
@@ -193,7 +193,7 @@ impl Volume {
         if kind == FileKind::Dir && self.is_within(new_dir, ino)? {
             return Err(VolumeError::Invalid("a directory cannot move into itself"));
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if mode == RenameMode::Exchange {
             let (other, other_kind) = target.ok_or(VolumeError::NotFound)?;
             if other_kind == FileKind::Dir && self.is_within(dir, other)? {
@@ -369,6 +369,7 @@ fn new_record(
     new: NewNode<'_>,
     caller: Caller,
     content: PrivateContent,
+    now: Timestamp,
 ) -> InodeRecord {
     let default = parent.xattrs.get(acl::DEFAULT).map(Vec::as_slice);
     let inherited = acl::inherit(default, new.kind, new.perm, new.umask);
@@ -382,7 +383,6 @@ fn new_record(
     }
     let access = inherited.access.map(|value| (acl::ACCESS.to_vec(), value));
     let default = inherited.default.map(|value| (acl::DEFAULT.to_vec(), value));
-    let now = Timestamp::now();
     InodeRecord {
         kind: new.kind,
         perm,

@@ -9,6 +9,7 @@ use crate::blobs::Batch;
 use crate::tree::{Content, Meta as TreeMeta, TreeBuilder};
 use crate::types::Digest;
 
+mod attributes;
 mod model;
 
 /// One database and blob store for many volumes.
@@ -135,7 +136,7 @@ fn content(volume: &Volume, ino: Ino) -> Vec<u8> {
 }
 
 fn xattrs(volume: &Volume, ino: Ino) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let names = volume.xattr_names(ino).expect("list");
+    let names = volume.xattr_names(ino, Caller::ROOT).expect("list");
     names.into_iter().map(|name| (name.clone(), volume.xattr(ino, &name).expect("get"))).collect()
 }
 
@@ -341,24 +342,6 @@ fn regression_exchange_of_two_untouched_files_keeps_both() {
     let (etc, bin) = (scene.at("etc"), scene.at("bin"));
     scene.volume.rename(etc, name("hosts"), bin, name("su"), RenameMode::Exchange).expect("exchange");
     assert_eq!((scene.at("etc/hosts"), scene.at("bin/su")), (su, hosts));
-}
-
-#[test]
-fn writes_by_others_than_root_take_setuid_away() {
-    let store = Store::new();
-    let scene = Scene::new(&store, store.base());
-    let su = scene.at("bin/su");
-    let perm = || scene.volume.attr(su).expect("attr").perm;
-    assert!(scene.volume.open_file(su, true, Sharing::Served).expect("open").guarded);
-    scene.volume.write(su, 0, b"x", true).expect("write");
-    assert_eq!(perm(), 0o4755);
-    scene.volume.write(su, 0, b"x", USER.keeps_privileges()).expect("write");
-    assert_eq!(perm(), 0o755);
-    let set = SetAttr { perm: Some(0o6755), ..SetAttr::default() };
-    scene.volume.set_attr(su, set, Caller::ROOT).expect("chmod");
-    let set = SetAttr { size: Some(0), ..SetAttr::default() };
-    scene.volume.set_attr(su, set, USER).expect("truncate");
-    assert_eq!(perm(), 0o755);
 }
 
 #[test]

@@ -318,7 +318,7 @@ impl Model {
 
     fn kill(&mut self, id: Id) {
         let thing = &mut self.things[id];
-        if thing.kind == FileKind::File {
+        if thing.kind != FileKind::Dir {
             thing.perm &= !0o4000;
             if thing.perm & 0o010 != 0 {
                 thing.perm &= !0o2000;

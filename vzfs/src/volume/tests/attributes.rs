@@ -1,0 +1,153 @@
+//! Attributes, times and handles.
+
+use super::*;
+
+#[test]
+fn writes_by_others_than_root_take_setuid_away() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    let perm = || scene.volume.attr(su).expect("attr").perm;
+    scene.volume.write(su, 0, b"x", true).expect("write");
+    assert_eq!(perm(), 0o4755);
+    scene.volume.write(su, 0, b"x", USER.keeps_privileges()).expect("write");
+    assert_eq!(perm(), 0o755);
+    let set = SetAttr { perm: Some(0o6755), ..SetAttr::default() };
+    scene.volume.set_attr(su, set, Caller::ROOT).expect("chmod");
+    let set = SetAttr { size: Some(0), ..SetAttr::default() };
+    scene.volume.set_attr(su, set, USER).expect("truncate");
+    assert_eq!(perm(), 0o755);
+}
+
+/// The kernel writes to passthrough files by itself; before it does so to one with privileges, it sends a change of nothing.
+#[test]
+fn a_change_of_nothing_takes_privileges_away_as_a_write_does() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    scene.volume.set_attr(su, SetAttr::default(), Caller::ROOT).expect("nothing");
+    assert_eq!(scene.volume.attr(su).expect("attr").perm, 0o4755);
+    assert_eq!(scene.volume.set_attr(su, SetAttr::default(), USER).expect("nothing").perm, 0o755);
+}
+
+#[test]
+fn chown_takes_privileges_from_all_but_directories() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let set = SetAttr { uid: Some(7), ..SetAttr::default() };
+    for (kind, after) in [(FileKind::File, 0o755), (FileKind::Fifo, 0o755), (FileKind::Dir, 0o6755)] {
+        let made = scene.volume.create(Ino::ROOT, name("new"), NewNode::new(kind, 0o6755), Caller::ROOT);
+        let ino = made.expect("create").ino;
+        assert_eq!(scene.volume.set_attr(ino, set, Caller::ROOT).expect("chown").perm, after, "{kind:?}");
+        let removed = if kind == FileKind::Dir { Volume::rmdir } else { Volume::unlink };
+        removed(&scene.volume, Ino::ROOT, name("new")).expect("remove");
+    }
+}
+
+#[test]
+fn attributes_have_their_namespaces() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let hosts = scene.at("etc/hosts");
+    let set =
+        |name: &[u8]| plain(scene.volume.set_xattr(hosts, name, b"value", XattrMode::Any, Caller::ROOT));
+    for known in [&b"user.a"[..], b"trusted.a", b"security.a"] {
+        assert_eq!(set(known), Ok(()));
+    }
+    for unknown in [&b"a"[..], b"other.a", b"system.a", b"users.a", b""] {
+        let expected = if unknown.is_empty() { "NameTooLong" } else { "Unsupported" };
+        assert_eq!(set(unknown), Err(expected.to_owned()));
+        assert_eq!(plain(scene.volume.xattr(hosts, unknown)), Err("Unsupported".to_owned()));
+        assert_eq!(plain(scene.volume.remove_xattr(hosts, unknown)), Err("Unsupported".to_owned()));
+    }
+    assert_eq!(set(b"user."), Err("Invalid".to_owned()));
+    let names = |caller| scene.volume.xattr_names(hosts, caller).expect("list");
+    assert_eq!(names(Caller::ROOT), [&b"security.a"[..], b"trusted.a", b"user.a"]);
+    assert_eq!(names(USER), [&b"security.a"[..], b"user.a"]);
+}
+
+#[test]
+fn times_of_a_private_file_are_those_of_its_data_file() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let hosts = scene.at("etc/hosts");
+    let at = |secs| Some(SetTime::At(Timestamp { secs, nanos: 5 }));
+    let times = || {
+        let attr = scene.volume.attr(hosts).expect("attr");
+        (attr.atime.secs, attr.mtime.secs)
+    };
+    scene
+        .volume
+        .set_attr(hosts, SetAttr { atime: at(10), mtime: at(20), ..SetAttr::default() }, USER)
+        .expect("set");
+    scene.volume.open_file(hosts, true, Sharing::Passthrough).expect("copy-up");
+    assert_eq!(times(), (10, 20));
+    scene.volume.set_attr(hosts, SetAttr { atime: at(30), ..SetAttr::default() }, USER).expect("set");
+    assert_eq!(times(), (30, 20));
+    scene.volume.set_attr(hosts, SetAttr { mtime: at(40), ..SetAttr::default() }, USER).expect("set");
+    assert_eq!(times(), (30, 40));
+}
+
+/// `make` rebuilds what is older than its source: whatever happens later must not have an earlier time.
+#[test]
+fn regression_a_directory_made_before_a_write_is_not_newer() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let hosts = scene.at("etc/hosts");
+    let open = scene.volume.open_file(hosts, true, Sharing::Passthrough).expect("open");
+    for number in 0..500 {
+        let dir = NewNode::new(FileKind::Dir, 0o755);
+        let dir = scene.volume.create(Ino::ROOT, name(&number.to_string()), dir, USER).expect("mkdir");
+        // As the kernel does in passthrough mode.
+        std::os::unix::fs::FileExt::write_all_at(&*open.file, b"x", 0).expect("write");
+        let written = scene.volume.attr(hosts).expect("attr").mtime;
+        assert!(written >= dir.mtime, "{number}: {:?} before {:?}", written, dir.mtime);
+    }
+}
+
+/// A number in a file handle outlives the inode; the base knows it still.
+#[test]
+fn regression_a_handle_of_a_removed_template_file_does_not_bring_it_back() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let (dir, sub, file) = (scene.at("dir"), scene.at("dir/sub"), scene.at("dir/sub/file"));
+    let handle = |ino| plain(scene.volume.attr_of_handle(ino)).map(|attr| attr.ino);
+    assert_eq!(handle(file), Ok(file));
+    scene.volume.rename(dir, name("sub"), Ino::ROOT, name("moved"), RenameMode::Replace).expect("rename");
+    assert_eq!((handle(file), handle(sub)), (Ok(file), Ok(sub)));
+    scene.volume.unlink(sub, name("file")).expect("unlink");
+    assert_eq!(handle(file), Ok(file), "it is an orphan");
+    scene.volume.forget(file).expect("forget");
+    assert_eq!(handle(file), Err("NotFound".to_owned()));
+    scene.volume.rmdir(Ino::ROOT, name("moved")).expect("rmdir");
+    scene.volume.forget(sub).expect("forget");
+    assert_eq!((handle(file), handle(sub)), (Err("NotFound".to_owned()), Err("NotFound".to_owned())));
+    assert_eq!((handle(Ino::ROOT), handle(dir)), (Ok(Ino::ROOT), Ok(dir)));
+}
+
+/// Descriptors are the daemon's scarcest resource: what the kernel serves needs none, and what the daemon serves needs few.
+#[test]
+fn open_files_hold_few_descriptors() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+    let before = descriptors();
+    let inos: Vec<Ino> = (0..1500)
+        .map(|number| {
+            scene.volume.create(Ino::ROOT, name(&number.to_string()), FILE, USER).expect("create").ino
+        })
+        .collect();
+    for sharing in [Sharing::Passthrough, Sharing::Served] {
+        for ino in &inos {
+            scene.volume.open_file(*ino, true, sharing).expect("open");
+        }
+        // Other tests run in this process at the same time.
+        let held = if sharing == Sharing::Served { 1024 } else { 0 };
+        assert!(descriptors() < before + held + 300, "{sharing:?}: {} of them", descriptors() - before);
+        for ino in &inos {
+            scene.volume.write(*ino, 0, b"x", true).expect("write");
+            scene.volume.release(*ino, sharing);
+        }
+    }
+    assert!(descriptors() < before + 300);
+}
