@@ -27,6 +27,7 @@
 
 mod attrs;
 mod changes;
+mod check;
 mod content;
 mod data;
 mod error;
