@@ -87,6 +87,7 @@ fn code(error: &StoreError) -> ErrorCode {
         StoreError::Meta(error) => meta_code(error),
         StoreError::Volume { source, .. } => match &**source {
             VolumeError::Damaged { .. } => ErrorCode::Damaged,
+            VolumeError::PathTooLong { .. } => ErrorCode::Invalid,
             VolumeError::Meta(error) => meta_code(error),
             VolumeError::Blob(error) => blob_code(error),
             _ => ErrorCode::Internal,

@@ -35,6 +35,7 @@ mod names;
 mod readdir;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::HashMap;
 use std::fs::File;
