@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, btree_map};
 
-use super::{Result, Volume, VolumeError};
+use super::{Result, Visitor, Volume, VolumeError};
 use crate::tree::{MAX_PATH_BYTES, Target};
 use crate::types::{Attr, FileKind, Ino, Name};
 
@@ -72,7 +72,7 @@ impl Volume {
         &self,
         dir: Ino,
         trail: &mut Trail,
-        visit: &mut dyn FnMut(&[u8], Ino, &Attr) -> std::result::Result<(), E>,
+        visit: &mut Visitor<'_, E>,
     ) -> std::result::Result<(), E> {
         trail.enter(dir)?;
         let mut open = vec![(trail.path().len(), self.children(dir)?.into_iter())];
@@ -91,7 +91,7 @@ impl Volume {
         &self,
         dir: Ino,
         trail: &mut Trail,
-        visit: &mut dyn FnMut(&[u8], Ino, &Attr) -> Result<()>,
+        visit: &mut Visitor<'_, VolumeError>,
     ) -> Result<()> {
         let mut open = vec![(trail.path().len(), self.base_children(dir).into_iter())];
         while let Some((ino, kind)) = next(&mut open, trail)? {
