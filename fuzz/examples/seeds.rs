@@ -49,7 +49,7 @@ fn trees(seeds: &Seeds<'_>, world: &World) {
     seeds.put("tree", "layer", image(layer));
     // Many inodes make the index matter.
     let mut many = sample(&batch);
-    for index in 0..300 {
+    for index in 0..100 {
         let meta = Meta::new(FileKind::Fifo, 0o600);
         many.insert(root, name(&format!("{index}")), meta, vzfs::tree::Content::None).expect("fits");
     }

@@ -100,6 +100,7 @@ fn path(path: &FuzzPath) -> String {
     };
     let routes = [
         "/v1/store".to_owned(),
+        format!("/v1/store/{name}"),
         "/v1/templates".to_owned(),
         "/v1/templates/import".to_owned(),
         format!("/v1/templates/{name}"),

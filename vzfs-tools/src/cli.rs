@@ -340,6 +340,12 @@ pub(crate) enum StoreCommand {
     Info,
     /// Check what the host offers, and say what its lack costs.
     Doctor,
+    /// Remove what no template and no VE needs any more, while VEs work.
+    Gc {
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

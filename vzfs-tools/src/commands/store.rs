@@ -1,11 +1,11 @@
 //! `vzfs store`.
 
-use vzfs::api::{CheckStatus, Doctor, StoreInfo};
+use vzfs::api::{CheckStatus, Doctor, GcReport, GcRequest, StoreInfo};
 
 use super::Context;
 use crate::cli::StoreCommand;
 use crate::error::Result;
-use crate::output::{Column, NOTHING, count, fields, moment, size, table};
+use crate::output::{Column, NOTHING, count, fields, moment, plural, size, table};
 
 /// Runs one of the store commands.
 pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
@@ -14,7 +14,32 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
         StoreCommand::Doctor => {
             context.output.show(&context.client.get::<Doctor>("/v1/store/doctor")?, doctor)
         }
+        StoreCommand::Gc { dry_run } => {
+            let request = GcRequest { dry_run: *dry_run };
+            let progress = context.progress();
+            let report: GcReport = context.client.events("/v1/store/gc", Some(&request), &progress)?;
+            drop(progress);
+            if *dry_run {
+                context.output.show(&report, collected)
+            } else {
+                context.output.done(&report, collected)
+            }
+        }
     }
+}
+
+fn collected(report: &GcReport) -> String {
+    format!(
+        "{} {}: {} ({}), {} ({}), {} ({})\n",
+        size(report.freed_bytes),
+        if report.dry_run { "would be freed" } else { "freed" },
+        plural(report.blobs, "blob"),
+        size(report.blob_bytes),
+        plural(report.trees, "tree"),
+        size(report.tree_bytes),
+        plural(report.files, "stray file"),
+        size(report.file_bytes),
+    )
 }
 
 fn info(info: &StoreInfo) -> String {

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `GET /v1/store` | - | [`StoreInfo`] |
 //! | `GET /v1/store/doctor` | - | [`Doctor`] |
+//! | `POST /v1/store/gc` | [`GcRequest`] | events, ending in [`GcReport`] |
 //! | `GET /v1/templates` | - | list of [`Template`] |
 //! | `GET /v1/templates/{ref}` | - | [`Template`] |
 //! | `GET /v1/templates/{a}/diff/{b}` | - | list of [`Change`] |
@@ -47,7 +48,7 @@ mod ve;
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
-pub use store::{CheckStatus, Doctor, DoctorCheck, StoreInfo};
+pub use store::{CheckStatus, Doctor, DoctorCheck, GcReport, GcRequest, StoreInfo};
 pub use template::{
     DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,
     VerifyReport,

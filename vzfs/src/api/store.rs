@@ -46,6 +46,40 @@ pub struct StoreInfo {
     pub passthrough: Option<bool>,
 }
 
+/// Remove what nothing needs any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GcRequest {
+    /// Only say what would be removed.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What a garbage collection removed, or with `dry_run` would.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GcReport {
+    /// Nothing was removed.
+    pub dry_run: bool,
+    /// Bases that no VE stands on.
+    pub bases: u64,
+    /// Tree files, of bases and of layers.
+    pub trees: u64,
+    /// Their size.
+    pub tree_bytes: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Their size.
+    pub blob_bytes: u64,
+    /// Private data files that no VE knows of: crashes leave them.
+    pub files: u64,
+    /// The space that they take.
+    pub file_bytes: u64,
+    /// All bytes together.
+    pub freed_bytes: u64,
+    /// Blobs that are needed.
+    pub kept_blobs: u64,
+}
+
 /// What this host offers, and what its lack costs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Doctor {

@@ -258,6 +258,8 @@ impl<'a> Batch<'a> {
     /// Gives staged content its name; false when another batch was faster.
     fn publish(&self, digest: &Digest, staged: &mut Staged<'_>) -> Result<bool, BlobError> {
         let (from, to) = (self.store.staging(), self.store.root());
+        // Another batch may have published it and lost all its records since this one found that it was not there.
+        self.store.reprieve(digest);
         let name = relative(digest);
         let mut renamed = fs::renameat_with(from, &staged.name, to, &name, RenameFlags::NOREPLACE);
         if renamed == Err(Errno::INVAL) {
@@ -284,6 +286,7 @@ impl<'a> Batch<'a> {
 
     fn is_known(&self, summary: &Summary) -> Result<bool, BlobError> {
         let staged = self.staged.lock().contains_key(&summary.digest);
+        self.store.reprieve(&summary.digest);
         Ok(staged || self.store.contains(&summary.digest)?)
     }
 

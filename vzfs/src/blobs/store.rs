@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct BlobStore {
     /// Whether names may have been published that are not durable yet (invariant 3). Locked for the whole
     /// publication; no other lock is taken while it is held, except a batch's own.
     pub(super) unsynced: Mutex<bool>,
+    /// What is about to be removed; see [`super::Condemned`]. Held for moments, no other lock is taken under it.
+    pub(super) condemned: Mutex<HashSet<Digest>>,
 }
 
 impl BlobStore {
@@ -83,6 +86,7 @@ impl BlobStore {
             reflinks,
             next_staged: AtomicU64::new(0),
             unsynced: Mutex::new(false),
+            condemned: Mutex::default(),
         })
     }
 
@@ -173,14 +177,6 @@ impl BlobStore {
             }
         }
         Ok(blobs)
-    }
-
-    /// Removes a blob; one that is not there is no error. The caller answers for invariant 2.
-    pub fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
-        match fs::unlinkat(&self.root, relative(digest), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(BlobError::io("remove", self.path(digest))(errno)),
-        }
     }
 
     /// Whether the host filesystem can share data between files (`FICLONE`); probed once at open.

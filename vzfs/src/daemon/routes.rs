@@ -16,7 +16,8 @@ use super::doctor;
 use super::error::{Refusal, api_error};
 use super::streams;
 use crate::api::{
-    ApiError, CommitVe, CreateVe, ErrorCode, ImportRequest, MountVe, RemoveQuery, RenameVe, UmountVe,
+    ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, RemoveQuery, RenameVe,
+    UmountVe,
 };
 use crate::store::{Store, StoreError};
 use crate::types::{TemplateRef, TypeError, VeName};
@@ -34,6 +35,7 @@ pub fn router(store: Arc<Store>) -> Router {
     Router::new()
         .route("/v1/store", get(info))
         .route("/v1/store/doctor", get(look))
+        .route("/v1/store/gc", post(collect))
         .route("/v1/templates", get(templates))
         .route("/v1/templates/import", post(import))
         .route("/v1/templates/{ref}", get(template).delete(remove_template))
@@ -59,6 +61,11 @@ async fn info(State(store): Shared) -> Reply {
 
 async fn look(State(store): Shared) -> Reply {
     blocking(move || Ok(doctor::look(&store))).await
+}
+
+async fn collect(State(store): Shared, body: Body) -> Reply {
+    let request: GcRequest = json(body)?;
+    Ok(streams::events(move |events| store.collect(request, events)))
 }
 
 async fn templates(State(store): Shared) -> Reply {

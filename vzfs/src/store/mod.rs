@@ -13,15 +13,16 @@
 //! - S3: a VE's number is never used again, so that records and data left by a removal that a crash cut short never become part
 //!   of another VE. The next open finishes such a removal.
 //! - S4: a template is not removed while a VE or an application template stands on it, or is being made on it.
-//! - S5: blobs and trees are only swept while nothing is being added (`adding`), because something staged relies on
-//!   blobs that it found in the store.
+//! - S5: what is needed is only determined while nothing is being added (`adding`), because something staged relies on
+//!   blobs that it found in the store. `collect` has the rest of the argument.
 //!
-//! Locks, in the order in which they may be taken: `adding`, `building`, a slot's `live`, `catalog`, `mountpoints`, a slot's
-//! `shown`. Imports, commits and exports hold `adding` for reading and nothing else while they run; the name that they make is
-//! reserved in the catalog.
+//! Locks, in the order in which they may be taken: `collecting`, `adding`, `building`, a slot's `live`, `catalog`, `mountpoints`, a slot's
+//! `shown`. Imports and commits hold `adding` for reading and nothing else while they run; the name that they make is
+//! reserved in the catalog. An export holds nothing: one whose template is removed meanwhile fails.
 
 mod bases;
 mod choice;
+mod collect;
 mod convert;
 mod difference;
 mod error;
@@ -34,7 +35,6 @@ mod packages;
 mod records;
 mod slot;
 pub mod stack;
-mod sweep;
 mod templates;
 mod ves;
 
@@ -70,7 +70,9 @@ pub struct Store {
     meta: Arc<Meta>,
     started: Timestamp,
     closing: AtomicBool,
-    /// Lock 1. Read by whatever adds blobs or trees; written by the sweep (S5).
+    /// Lock 0. One garbage collection at a time.
+    collecting: Mutex<()>,
+    /// Lock 1. Read by whatever adds blobs or trees; written while it is determined what is needed (S5).
     adding: RwLock<()>,
     /// Lock 2. Held while a base is made, so that VEs made at once with one new stack make its base once.
     building: Mutex<()>,
@@ -124,6 +126,7 @@ impl Store {
             meta,
             started: Timestamp::now(),
             closing: AtomicBool::new(false),
+            collecting: Mutex::new(()),
             adding: RwLock::new(()),
             building: Mutex::new(()),
             catalog: RwLock::new(Catalog::default()),
@@ -216,7 +219,7 @@ impl Store {
     /// Permission to add blobs and trees.
     fn begin_adding(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
         self.check_open()?;
-        // Recursive, because a thread that adds may come here again below, and a waiting sweep must not stop it then.
+        // Recursive, because a thread that adds may come here again below, and a waiting collection must not stop it then.
         Ok(self.adding.read_recursive())
     }
 

@@ -1,10 +1,12 @@
-//! The invariants of a volume, checked one by one: for tests, the fuzzer and whoever doubts a store.
+//! The care of a volume: its invariants, checked one by one (for tests, the fuzzer and whoever doubts a store), and files that crashes left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
-use super::{Result, Volume};
+use super::data::DataFolder;
+use super::{Result, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
-use crate::types::{Digest, FileKind, Ino};
+use crate::types::{Digest, FileKind, Ino, VeId};
 
 impl Volume {
     /// Everything that breaks an invariant (M1 to M3, V1, V4) or refers to content that is not there, one sentence each; empty for a sound
@@ -30,6 +32,35 @@ impl Volume {
             check.broken.push(format!("M3: orphan {ino} has no record"));
         }
         Ok(check.broken)
+    }
+}
+
+impl Volume {
+    /// Data files that no record names, with the space they take in bytes. Only those of earlier sessions: a file is made before its record,
+    /// so that a new one may be about to get one.
+    pub fn stray_files(&self) -> Result<Vec<(u64, u64)>> {
+        let mut files = self.data.list().map_err(VolumeError::io("list the private data files"))?;
+        files.retain(|(id, _)| *id < self.first_number);
+        if files.is_empty() {
+            return Ok(files);
+        }
+        let data_of = |(_, record): (Ino, InodeRecord)| match record.content {
+            PrivateContent::Data { id, .. } => Some(id),
+            _ => None,
+        };
+        let named: BTreeSet<u64> = self.meta.all_inodes(self.ve)?.into_iter().filter_map(data_of).collect();
+        files.retain(|(id, _)| !named.contains(id));
+        Ok(files)
+    }
+
+    /// Removes one of [`Volume::stray_files`].
+    pub fn remove_stray(&self, file: u64) -> Result<()> {
+        self.data.remove(file)
+    }
+
+    /// All data files of a VE, also of one that is no more, with the space they take in bytes.
+    pub fn data_files(data: &Path, ve: VeId) -> std::io::Result<Vec<(u64, u64)>> {
+        DataFolder::new(data, ve).list()
     }
 }
 

@@ -109,6 +109,8 @@ pub struct Volume {
     opens: Mutex<HashMap<Ino, OpenInode>>,
     /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
     relabelled: Mutex<Vec<(Ino, Name)>>,
+    /// The counter when the volume was opened: smaller numbers are of earlier sessions.
+    first_number: u64,
     /// Taken last.
     numbers: Mutex<std::ops::Range<u64>>,
     /// Taken before `names`.
@@ -132,10 +134,12 @@ impl Volume {
         blobs: Arc<BlobStore>,
         data: &Path,
     ) -> Result<Volume> {
+        let first_number = meta.next_number(ve)?;
         let volume = Volume {
             ve,
             base,
             meta,
+            first_number,
             blobs,
             data: DataFolder::new(data, ve),
             names: RwLock::new(()),

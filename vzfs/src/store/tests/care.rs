@@ -1,0 +1,252 @@
+//! Garbage collection: what is needed stays, what is not goes, at any moment and after any crash.
+
+use super::*;
+use crate::api::{GcReport, GcRequest};
+use crate::meta::{InodeRecord, PrivateContent};
+use crate::store::records::BaseRecord;
+use crate::types::Ino;
+use crate::volume::{Caller, NewNode, SetAttr};
+
+fn collect(store: &Store) -> GcReport {
+    store.collect(GcRequest { dry_run: false }, &()).expect("collects")
+}
+
+fn volume_of(store: &Store, ve: &str) -> Arc<Volume> {
+    store.volume(&store.slot(&ve_name(ve)).expect("there")).expect("opens")
+}
+
+fn at(volume: &Volume, path: &str) -> Ino {
+    volume.resolve(path.as_bytes()).expect("resolves").expect("there")
+}
+
+/// Everything that records lead to is there and undamaged.
+fn assert_whole(store: &Store) {
+    let needed = store.mark().expect("every needed tree is there");
+    for digest in &needed.trees {
+        store.trees.open(digest).expect("there").validate().expect("valid");
+    }
+    for digest in &needed.blobs {
+        store.blobs.verify(digest).expect("there");
+    }
+}
+
+/// Three files, the first of which is also in `BASE`.
+const OTHER: [(&str, &str); 3] =
+    [("etc/hostname", "base\n"), ("etc/other", "other\n"), ("usr/bin/other", "#!/bin/other\n")];
+
+#[test]
+fn what_nothing_needs_goes_and_the_rest_stays() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    import(&store, "other@1", place.source("other", &OTHER), None).expect("imports");
+    create(&store, "a", &["debian", "nginx"], None).expect("makes");
+    collect(&store);
+    let blobs = store.info().expect("info").blobs;
+    assert_eq!(
+        collect(&store),
+        GcReport { kept_blobs: blobs, ..GcReport::default() },
+        "nothing is left to do"
+    );
+    // The record goes as in a removal that a crash cuts short.
+    store.meta.delete(Table::Template, "other@1").expect("deletes");
+    drop(store);
+    let store = place.open();
+    let dry = store.collect(GcRequest { dry_run: true }, &()).expect("looks");
+    assert_eq!((dry.trees, dry.blobs, dry.blob_bytes), (1, 2, 6 + 13));
+    assert_eq!(store.info().expect("info").blobs, blobs, "a dry run removes nothing");
+    assert_eq!(collect(&store), GcReport { dry_run: false, ..dry });
+    assert_whole(&store);
+    assert_eq!(
+        volume_of(&store, "a").resolve(b"etc/nginx/nginx.conf").map(|found| found.is_some()).ok(),
+        Some(true)
+    );
+    // A base goes with its last VE, and comes back with the next.
+    store.remove(&ve_name("a"), false).expect("removes");
+    let report = collect(&store);
+    assert_eq!((report.bases, report.trees), (1, 1));
+    create(&store, "b", &["debian", "nginx"], None).expect("makes the base anew");
+    assert_whole(&store);
+}
+
+/// No operation names a blob that its base has not; a rebased or deduplicated volume does.
+#[test]
+fn what_only_a_private_record_names_is_needed() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    let id = create(&store, "a", &["debian"], None).expect("makes")[0].id;
+    let batch = store.blobs.batch();
+    let stored = batch.add_bytes(b"only here").expect("adds");
+    batch.commit().expect("commits");
+    let volume = volume_of(&store, "a");
+    let new = NewNode::new(FileKind::File, 0o644);
+    let name = NameRef::new(b"file").expect("legal");
+    let ino = volume.create(Ino::ROOT, name, new, Caller::ROOT).expect("creates").ino;
+    let record = store.meta.inode(id, ino).expect("reads").expect("there");
+    let content = PrivateContent::Blob {
+        digest: *stored.digest.as_bytes(),
+        size: stored.size,
+        allocated_bytes: stored.allocated_bytes,
+    };
+    let mut changes = store.meta.changes(id);
+    changes.put_inode(ino, &InodeRecord { content, ..record });
+    changes.commit().expect("commits");
+    collect(&store);
+    store.blobs.verify(&stored.digest).expect("it is needed");
+    store.blobs.verify(&Digest::of(b"base\n")).expect("as is what its base has");
+}
+
+/// "Programs that still use it keep what they see", says `remove`.
+#[test]
+fn regression_a_ve_that_is_removed_under_its_users_keeps_its_blobs() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    create(&store, "a", &["debian", "nginx"], None).expect("makes");
+    let held = volume_of(&store, "a");
+    store.remove(&ve_name("a"), true).expect("removes");
+    store.remove_template(&reference("nginx")).expect("nobody else stands on it");
+    collect(&store);
+    let mut content = [0; 100];
+    let read = held.read(at(&held, "etc/nginx/nginx.conf"), 0, &mut content).expect("it is still there");
+    assert_eq!(&content[..read], b"worker_processes 1;\n");
+    // The next start finishes the removal, and then nothing needs it.
+    drop((held, store));
+    let store = place.open();
+    assert_eq!(collect(&store).bases, 1);
+    assert_whole(&store);
+}
+
+/// Every state that a crash can leave a collection in, made by hand; each must open, serve, and be collected to the end.
+#[test]
+fn a_collection_may_stop_anywhere() {
+    type Step = fn(&Store, &BaseRecord);
+    let removes_record: Step = |store, record| {
+        let mut key = crate::store::bases::MERGE_RULES.as_bytes().to_vec();
+        record.layers.iter().for_each(|layer| key.extend_from_slice(layer.as_bytes()));
+        store.meta.delete(Table::Base, &Digest::of(&key).to_hex()).expect("deletes");
+    };
+    let removes_tree: Step = |store, record| store.trees.remove(&record.base).expect("removes");
+    let removes_a_blob: Step = |store, _| {
+        // What only the merged base has: both templates change this file.
+        let needed = store.mark().expect("marks").blobs;
+        let listed: Vec<_> = store.blobs.list().expect("lists").map(|item| item.expect("there").0).collect();
+        let unneeded = listed.into_iter().find(|digest| !needed.contains(digest));
+        if let Some(digest) = unneeded {
+            assert!(store.blobs.condemn([digest].into()).remove(&digest).expect("removes"));
+        }
+    };
+    let steps = [removes_record, removes_tree, removes_a_blob];
+    for done in 0..=steps.len() {
+        let place = Place::new();
+        let store = store_with_templates(&place);
+        create(&store, "a", &["debian", "nginx"], None).expect("makes");
+        let (_, record) = store.meta.list::<BaseRecord>(Table::Base).expect("lists").remove(0);
+        store.remove(&ve_name("a"), false).expect("removes");
+        for step in &steps[..done] {
+            step(&store, &record);
+        }
+        drop(store);
+        let store = place.open();
+        create(&store, "b", &["debian", "nginx"], None).expect("the same stack again");
+        assert_whole(&store);
+        store.remove(&ve_name("b"), false).expect("removes");
+        collect(&store);
+        assert_whole(&store);
+        assert_eq!(store.trees.list().expect("lists").len(), 2, "the layers");
+        assert_eq!(collect(&store).freed_bytes, 0);
+    }
+}
+
+#[test]
+fn a_tree_that_cannot_be_read_stops_the_collection() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    import(&store, "other@1", place.source("other", &OTHER), None).expect("imports");
+    let template = store.template(&reference("other")).expect("there");
+    drop(store);
+    let store = place.open();
+    let path = store.layout.trees().join(template.digest.to_hex());
+    fs::remove_file(&path).expect("removed");
+    let blobs = store.info().expect("info").blobs;
+    assert!(store.collect(GcRequest { dry_run: false }, &()).is_err());
+    assert_eq!(store.info().expect("info").blobs, blobs);
+}
+
+#[test]
+fn stray_data_files_go_and_new_ones_stay() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    let id = create(&store, "a", &["debian"], None).expect("makes")[0].id;
+    let volume = volume_of(&store, "a");
+    let chmod = SetAttr { size: Some(3), ..SetAttr::default() };
+    volume.set_attr(at(&volume, "etc/motd"), chmod, Caller::ROOT).expect("truncates");
+    let folder = store.layout.data().join(id.to_string());
+    let named = fs::read_dir(&folder).expect("there").count();
+    assert_eq!(named, 1);
+    // Made now, without a record yet: it may be getting one.
+    let stray = folder.join(format!("{:013x}", 4000));
+    fs::write(&stray, "lost").expect("written");
+    let nobodys = store.layout.data().join("00000fff");
+    fs::create_dir(&nobodys).expect("made");
+    fs::write(nobodys.join("0000000000001"), "lost").expect("written");
+    let report = collect(&store);
+    assert!(stray.exists() && !nobodys.exists());
+    assert_eq!(report.files, 1);
+    drop((volume, store));
+    // In the next session nobody waits for it any more.
+    let store = place.open();
+    assert_eq!(collect(&store).files, 1);
+    assert!(!stray.exists());
+    assert_eq!(fs::read_dir(&folder).expect("there").count(), named);
+    let volume = volume_of(&store, "a");
+    assert_eq!(volume.check().expect("readable"), Vec::<String>::new());
+}
+
+/// Imports and removals of templates with the same content, VEs made and removed, and collections all the time: whatever is there at any
+/// moment is whole.
+#[test]
+fn collections_beside_imports_and_ves_remove_nothing_that_is_needed() {
+    const ROUNDS: usize = 12;
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    let (os, other) = (place.source("os", &BASE), place.source("other", &OTHER));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (store, os, other, done) = (&store, &os, &other, &done);
+        let importer = |name: &'static str, source: &'static str| {
+            move || {
+                for _ in 0..ROUNDS {
+                    let path = if source == "os" { os } else { other };
+                    let template = import(store, &format!("{name}@1"), path.clone(), None).expect("imports");
+                    let ves = create(store, name, &[&*format!("{name}@1")], None).expect("makes");
+                    let tree = store.trees.open(&template.digest).expect("there");
+                    for (digest, _) in tree.blobs() {
+                        store.blobs.verify(&digest).expect("a blob of a template is there");
+                    }
+                    store.remove(&ves[0].name, false).expect("removes");
+                    store.remove_template(&reference(name)).expect("removes");
+                }
+            }
+        };
+        let threads = [
+            scope.spawn(importer("x", "other")),
+            scope.spawn(importer("y", "other")),
+            scope.spawn(importer("z", "os")),
+        ];
+        let collector = scope.spawn(move || {
+            let mut collections = 0;
+            while !done.load(Ordering::SeqCst) {
+                collect(store);
+                collections += 1;
+            }
+            collections
+        });
+        for thread in threads {
+            thread.join().expect("it ends well");
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(collector.join().expect("it ends well") > 0);
+    });
+    collect(&store);
+    assert_whole(&store);
+    assert_eq!(store.templates().len(), 2);
+}
