@@ -340,6 +340,18 @@ pub(crate) enum StoreCommand {
     Info,
     /// Check what the host offers, and say what its lack costs.
     Doctor,
+    /// Read everything again, check it against its digests, and name every template, VE and path that damage touches.
+    #[command(
+        after_help = "Exit codes: 0 when nothing is damaged or everything was repaired, 7 when damage is left."
+    )]
+    Verify {
+        /// Repair what is damaged with what this folder, tar, OCI layout or other store has (on the daemon's host).
+        #[arg(long, value_name = "SOURCE")]
+        repair: Option<PathBuf>,
+        /// Only show the check that runs and what the last one found.
+        #[arg(long, conflicts_with = "repair")]
+        status: bool,
+    },
     /// Remove what no template and no VE needs any more, while VEs work.
     Gc {
         /// Only say what would be removed.

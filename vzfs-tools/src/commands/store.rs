@@ -1,11 +1,14 @@
 //! `vzfs store`.
 
-use vzfs::api::{CheckStatus, Doctor, GcReport, GcRequest, StoreInfo};
+use vzfs::api::{
+    CheckStatus, DamagedThing, Doctor, GcReport, GcRequest, StoreInfo, StoreVerifyReport, VerifyStatus,
+    VerifyStore,
+};
 
-use super::Context;
+use super::{Context, absolute};
 use crate::cli::StoreCommand;
-use crate::error::Result;
-use crate::output::{Column, NOTHING, count, fields, moment, plural, size, table};
+use crate::error::{Exit, Failure, Result};
+use crate::output::{Column, NOTHING, count, fields, moment, plural, printable, size, table};
 
 /// Runs one of the store commands.
 pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
@@ -13,6 +16,23 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
         StoreCommand::Info => context.output.show(&context.client.get::<StoreInfo>("/v1/store")?, info),
         StoreCommand::Doctor => {
             context.output.show(&context.client.get::<Doctor>("/v1/store/doctor")?, doctor)
+        }
+        StoreCommand::Verify { status: true, .. } => {
+            let status: VerifyStatus = context.client.get("/v1/store/verify")?;
+            context.output.show(&status, verify_status)?;
+            status.last.as_ref().map_or(Ok(()), damage_left)
+        }
+        StoreCommand::Verify { repair, .. } => {
+            let request = VerifyStore { repair: repair.as_deref().map(absolute).transpose()? };
+            let progress = context.progress();
+            let report: StoreVerifyReport =
+                context.client.events("/v1/store/verify", Some(&request), &progress)?;
+            drop(progress);
+            if report.damaged.is_empty() {
+                return context.output.done(&report, verified);
+            }
+            context.output.show(&report, verified)?;
+            damage_left(&report)
         }
         StoreCommand::Gc { dry_run } => {
             let request = GcRequest { dry_run: *dry_run };
@@ -26,6 +46,72 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
             }
         }
     }
+}
+
+fn damage_left(report: &StoreVerifyReport) -> Result<()> {
+    match report.unrepaired() {
+        0 => Ok(()),
+        left => {
+            let what = format!("the store is damaged: {}", plural(left as u64, "digest"));
+            Err(Failure::new(Exit::Damage, what).with_hint(
+                "repair it with `vzfs store verify --repair SOURCE`, from what a template was made of",
+            ))
+        }
+    }
+}
+
+fn verified(report: &StoreVerifyReport) -> String {
+    let mut text = format!(
+        "{} and {} read, {}: ",
+        plural(report.blobs, "blob"),
+        plural(report.trees, "tree"),
+        size(report.bytes)
+    );
+    if report.damaged.is_empty() {
+        text.push_str("no damage\n");
+        return text;
+    }
+    let repaired = report.damaged.len() - report.unrepaired();
+    text.push_str(&format!("{} DAMAGED, {repaired} of them repaired\n", report.damaged.len()));
+    for damage in &report.damaged {
+        let what = match damage.what {
+            DamagedThing::Blob => "content",
+            DamagedThing::Tree => "tree",
+        };
+        let state = if damage.repaired { "repaired" } else { "damaged" };
+        text.push_str(&format!("{what} {} {state}: {}\n", damage.digest.short(), printable(&damage.why)));
+        for user in &damage.users {
+            text.push_str(&format!("  {}\n", printable(&user.to_string())));
+        }
+        if damage.users.is_empty() {
+            text.push_str("  nothing needs it; `vzfs store gc` removes it\n");
+        }
+    }
+    text
+}
+
+fn verify_status(status: &VerifyStatus) -> String {
+    let mut text = match &status.running {
+        Some(running) => format!(
+            "running since {}: {} of {}\n",
+            moment(running.started),
+            size(running.done_bytes),
+            size(running.total_bytes)
+        ),
+        None => "no check is running\n".to_owned(),
+    };
+    match &status.last {
+        Some(last) => {
+            text.push_str(&format!(
+                "last check from {} to {}: ",
+                moment(last.started),
+                moment(last.finished)
+            ));
+            text.push_str(&verified(last));
+        }
+        None => text.push_str("the store was never checked\n"),
+    }
+    text
 }
 
 fn collected(report: &GcReport) -> String {

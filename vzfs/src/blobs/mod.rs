@@ -11,6 +11,7 @@
 //!    durable before it gets that name, and the name is durable before [`Batch::commit`] returns.
 //! 2. A published blob is never written again. It is removed only while it is [`Condemned`]: no record refers to it, no batch relies on it, and
 //!    a batch that comes upon it takes it off that list before it looks whether the blob is there.
+//!    A damaged one is replaced, by a rename, by content that was hashed on its way in ([`BlobStore::repairing_batch`]).
 //! 3. After `commit` every digest that the batch handed out is durable, also one that another batch published: the
 //!    `unsynced` flag says that names may exist that are not durable yet, and every commit clears it first.
 //!

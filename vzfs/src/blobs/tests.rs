@@ -220,3 +220,44 @@ fn blobs_cannot_be_reopened_for_writing() {
     let error = File::options().write(true).open(again).expect_err("read-only mount");
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::ROFS.raw_os_error()));
 }
+
+/// A repairing batch takes what it was told and nothing else, and replaces what is there.
+#[test]
+fn a_repairing_batch_replaces_what_it_is_told() {
+    let (_dir, store) = new_store();
+    let batch = store.batch();
+    let stored = batch.add_bytes(b"content").expect("add");
+    batch.commit().expect("commit");
+    let path = store.path(&stored.digest);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    std::fs::write(&path, b"damage").expect("write");
+    let reader = store.open_blob(&stored.digest).expect("open");
+    assert!(matches!(store.verify(&stored.digest), Err(BlobError::Damaged { .. })));
+
+    let batch = store.repairing_batch([stored.digest].into());
+    assert!(!batch.add_bytes(b"something else").expect("add").new);
+    assert!(batch.add_reader(&b"content"[..]).expect("add").new);
+    assert!(!batch.add_bytes(b"content").expect("add").new);
+    batch.commit().expect("commit");
+    assert_eq!(store.verify(&stored.digest).expect("whole"), 7);
+    assert_eq!(store.list().expect("list").count(), 1);
+    let mut old = String::new();
+    (&reader).read_to_string(&mut old).expect("read");
+    assert_eq!(old, "damage", "whoever has it open keeps it");
+}
+
+#[test]
+fn verifying_reads_every_byte_once() {
+    let (_dir, store) = new_store();
+    for size in [0, 1, 4095, 4096, 256 << 10, (256 << 10) + 1, (1 << 20) + 4097] {
+        let batch = store.batch();
+        let stored = batch.add_bytes(&vec![7; size]).expect("add");
+        batch.commit().expect("commit");
+        let mut read = 0;
+        assert_eq!(
+            store.verify_reading(&stored.digest, &mut |bytes| read += bytes).expect("whole"),
+            size as u64
+        );
+        assert_eq!(read, size as u64);
+    }
+}

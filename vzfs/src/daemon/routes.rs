@@ -17,9 +17,9 @@ use super::error::{Refusal, api_error};
 use super::streams;
 use crate::api::{
     ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, RemoveQuery, RenameVe,
-    UmountVe,
+    UmountVe, VerifyStore,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{Pace, Store, StoreError};
 use crate::types::{TemplateRef, TypeError, VeName};
 
 /// The largest request: package lists and labels, with room.
@@ -36,6 +36,7 @@ pub fn router(store: Arc<Store>) -> Router {
         .route("/v1/store", get(info))
         .route("/v1/store/doctor", get(look))
         .route("/v1/store/gc", post(collect))
+        .route("/v1/store/verify", get(verify_status).post(verify_store))
         .route("/v1/templates", get(templates))
         .route("/v1/templates/import", post(import))
         .route("/v1/templates/{ref}", get(template).delete(remove_template))
@@ -66,6 +67,15 @@ async fn look(State(store): Shared) -> Reply {
 async fn collect(State(store): Shared, body: Body) -> Reply {
     let request: GcRequest = json(body)?;
     Ok(streams::events(move |events| store.collect(request, events)))
+}
+
+async fn verify_store(State(store): Shared, body: Body) -> Reply {
+    let request: VerifyStore = json(body)?;
+    Ok(streams::events(move |events| store.verify_store(&request, Pace::Full, events)))
+}
+
+async fn verify_status(State(store): Shared) -> Reply {
+    blocking(move || store.verify_status()).await
 }
 
 async fn templates(State(store): Shared) -> Reply {

@@ -35,6 +35,7 @@ use super::records::{BaseRecord, TemplateRecord, VeRecord};
 use super::{Store, StoreError};
 use crate::api::{GcReport, GcRequest};
 use crate::meta::Table;
+use crate::tree::TreeError;
 use crate::types::{Digest, VeId};
 use crate::volume::Volume;
 
@@ -79,7 +80,7 @@ impl Store {
     }
 
     /// Blobs that are there before the mark. Those that come later are no business of this collection.
-    fn list_blobs(&self, events: &dyn Events) -> Result<Vec<(Digest, u64)>, StoreError> {
+    pub(super) fn list_blobs(&self, events: &dyn Events) -> Result<Vec<(Digest, u64)>, StoreError> {
         let step = Step::new(events, "blobs", "listing", None);
         let mut listed = Vec::new();
         for item in self.blobs.list()? {
@@ -152,6 +153,14 @@ impl Store {
 
     /// What is needed now. The caller sees to it that nothing is being added, or can live with a picture that is out of date.
     pub(super) fn mark(&self) -> Result<Needed, StoreError> {
+        self.mark_with(&mut |_, error| Err(error))
+    }
+
+    /// The same for who can go on when a needed tree cannot be read.
+    pub(super) fn mark_with(
+        &self,
+        unreadable: &mut dyn FnMut(Digest, TreeError) -> Result<(), TreeError>,
+    ) -> Result<Needed, StoreError> {
         let mut needed = Needed { trees: HashSet::new(), blobs: HashSet::new(), ves: HashSet::new() };
         for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
             needed.trees.insert(record.layer);
@@ -162,7 +171,10 @@ impl Store {
             needed.ves.insert(record.id);
         }
         for digest in &needed.trees {
-            needed.blobs.extend(self.trees.open(digest)?.blobs().map(|(digest, _)| digest));
+            match self.trees.open(digest) {
+                Ok(tree) => needed.blobs.extend(tree.blobs().map(|(digest, _)| digest)),
+                Err(error) => unreadable(*digest, error)?,
+            }
         }
         self.meta.for_each_private_blob(&mut |_, digest| {
             needed.blobs.insert(digest);

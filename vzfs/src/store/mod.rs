@@ -36,6 +36,7 @@ mod records;
 mod slot;
 pub mod stack;
 mod templates;
+mod verify;
 mod ves;
 
 use std::collections::{BTreeMap, HashMap};
@@ -51,8 +52,9 @@ pub use error::{BoxError, StoreError};
 pub use events::Events;
 pub use layout::FORMAT;
 pub use mounts::{Mounted, Mounter, UnmountError};
+pub use verify::Pace;
 
-use crate::api::StoreInfo;
+use crate::api::{StoreInfo, VerifyProgress};
 use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
@@ -80,6 +82,10 @@ pub struct Store {
     catalog: RwLock<Catalog>,
     /// Lock 5. Who has which mount point, or is about to.
     mountpoints: Mutex<HashMap<PathBuf, VeName>>,
+    /// Held for the time of a check of the whole store, before any other lock.
+    verifying: Mutex<()>,
+    /// A leaf. How far that check is.
+    verify_progress: Mutex<Option<VerifyProgress>>,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
     base_bytes: Mutex<HashMap<Digest, u64>>,
     /// Last, so that the database is closed when the next daemon gets the lock.
@@ -131,6 +137,8 @@ impl Store {
             building: Mutex::new(()),
             catalog: RwLock::new(Catalog::default()),
             mountpoints: Mutex::new(HashMap::new()),
+            verifying: Mutex::new(()),
+            verify_progress: Mutex::new(None),
             base_bytes: Mutex::new(HashMap::new()),
             _lock: lock,
         };

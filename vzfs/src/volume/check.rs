@@ -1,12 +1,13 @@
 //! The care of a volume: its invariants, checked one by one (for tests, the fuzzer and whoever doubts a store), and files that crashes left.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use super::data::DataFolder;
 use super::{Result, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
-use crate::types::{Digest, FileKind, Ino, VeId};
+use crate::tree::{ContentRef, MAX_PATH_BYTES};
+use crate::types::{Digest, FileKind, Ino, Name, VeId};
 
 impl Volume {
     /// Everything that breaks an invariant (M1 to M3, V1, V4) or refers to content that is not there, one sentence each; empty for a sound
@@ -36,6 +37,63 @@ impl Volume {
 }
 
 impl Volume {
+    /// The paths at which the VE shows one of these blobs, with the blob: through the base or through a private record. A file that was removed
+    /// and is still open has an empty path.
+    pub fn paths_showing(&self, blobs: &HashSet<Digest>) -> Result<Vec<(Vec<u8>, Digest)>> {
+        let _shared = self.names.read();
+        let records: HashMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
+        let mut shown: BTreeMap<Ino, Digest> = BTreeMap::new();
+        for (ino, record) in &records {
+            if let PrivateContent::Blob { digest, .. } = record.content {
+                shown.insert(*ino, Digest::from_bytes(digest));
+            }
+        }
+        for view in self.base.inodes().filter(|view| !records.contains_key(&view.ino())) {
+            if let ContentRef::Blob { digest, .. } = view.content() {
+                shown.insert(view.ino(), digest);
+            }
+        }
+        shown.retain(|_, digest| blobs.contains(digest));
+        if shown.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut places: HashMap<Ino, Vec<(Ino, Name)>> = HashMap::new();
+        for row in self.meta.all_entries(self.ve) {
+            let row = row?;
+            if let EntryRecord::Node(ino, _) = row.entry {
+                places.entry(ino).or_default().push((row.dir, row.name));
+            }
+        }
+        // By M2 an inode has its names on one side: with its record if it has one, else in the base.
+        let names_of = |ino: Ino| -> Vec<(Ino, Name)> {
+            if records.contains_key(&ino) {
+                return places.get(&ino).cloned().unwrap_or_default();
+            }
+            let names = self.base.node(ino).into_iter().flat_map(|view| view.names());
+            names.map(|(dir, name)| (dir, name.to_name())).collect()
+        };
+        let mut paths = Vec::new();
+        for (ino, digest) in shown {
+            let names = names_of(ino);
+            if names.is_empty() {
+                paths.push((Vec::new(), digest));
+            }
+            for (mut dir, name) in names {
+                let mut parts = vec![name];
+                // Ends also in damaged tables, where directories may form a circle.
+                while dir != Ino::ROOT && parts.len() <= MAX_PATH_BYTES {
+                    let Some((parent, name)) = names_of(dir).pop() else { break };
+                    parts.push(name);
+                    dir = parent;
+                }
+                let parts: Vec<&[u8]> = parts.iter().rev().map(|name| name.as_bytes()).collect();
+                paths.push((parts.join(&b'/'), digest));
+            }
+        }
+        paths.sort_unstable();
+        Ok(paths)
+    }
+
     /// Data files that no record names, with the space they take in bytes. Only those of earlier sessions: a file is made before its record,
     /// so that a new one may be about to get one.
     pub fn stray_files(&self) -> Result<Vec<(u64, u64)>> {

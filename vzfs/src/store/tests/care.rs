@@ -1,8 +1,10 @@
-//! Garbage collection: what is needed stays, what is not goes, at any moment and after any crash.
+//! The care of a store. Garbage collection: what is needed stays, what is not goes, at any moment and after any crash. Checks: damage is found,
+//! everybody whom it touches is named, and it is repaired from the same content.
 
 use super::*;
-use crate::api::{GcReport, GcRequest};
+use crate::api::{DamagedThing, GcReport, GcRequest, StoreVerifyReport, VerifyStore};
 use crate::meta::{InodeRecord, PrivateContent};
+use crate::store::Pace;
 use crate::store::records::BaseRecord;
 use crate::types::Ino;
 use crate::volume::{Caller, NewNode, SetAttr};
@@ -249,4 +251,141 @@ fn collections_beside_imports_and_ves_remove_nothing_that_is_needed() {
     collect(&store);
     assert_whole(&store);
     assert_eq!(store.templates().len(), 2);
+}
+
+fn verify(store: &Store, repair: Option<&Path>) -> StoreVerifyReport {
+    let request = VerifyStore { repair: repair.map(Path::to_owned) };
+    store.verify_store(&request, Pace::Full, &()).expect("verifies")
+}
+
+/// Changes one bit in a file of the store.
+fn flip(path: &Path, byte: usize) {
+    let mut bytes = fs::read(path).expect("there");
+    bytes[byte] ^= 1;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("root may");
+    fs::write(path, bytes).expect("written");
+}
+
+fn flip_blob(store: &Store, content: &str) -> Digest {
+    let digest = Digest::of(content.as_bytes());
+    flip(&store.blobs.path(&digest), 2);
+    digest
+}
+
+/// Each user as it is shown, of the one thing that is damaged.
+fn users(report: &StoreVerifyReport) -> Vec<String> {
+    let [damage] = &*report.damaged else { panic!("{report:?}") };
+    damage.users.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_flipped_bit_is_found_everybody_named_and_repaired() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    create(&store, "plain", &["debian"], None).expect("makes");
+    create(&store, "app", &["debian", "nginx"], None).expect("makes");
+    create(&store, "own", &["debian"], None).expect("makes");
+    create(&store, "moved", &["debian"], None).expect("makes");
+    assert_eq!(verify(&store, None).damaged, []);
+    // One VE has a copy of its own; in another the file has a record and two names, below a directory that moved.
+    let own = volume_of(&store, "own");
+    own.write(at(&own, "etc/hostname"), 0, b"mine", true).expect("writes");
+    let moved = volume_of(&store, "moved");
+    let (etc, file) = (at(&moved, "etc"), at(&moved, "etc/hostname"));
+    let name = |text: &'static str| NameRef::new(text.as_bytes()).expect("legal");
+    moved.link(file, etc, name("second")).expect("links");
+    let replace = crate::volume::RenameMode::Replace;
+    moved.rename(Ino::ROOT, name("etc"), at(&moved, "usr"), name("config"), replace).expect("renames");
+
+    let digest = flip_blob(&store, "base\n");
+    let report = verify(&store, None);
+    let expected = [
+        "template debian@12 /etc/hostname",
+        "VE app /etc/hostname",
+        "VE moved /usr/config/hostname",
+        "VE moved /usr/config/second",
+        "VE plain /etc/hostname",
+    ];
+    assert_eq!(users(&report), expected);
+    assert_eq!((report.damaged[0].digest, report.damaged[0].repaired), (digest, false));
+    assert_eq!(store.verify_status().expect("status").last, Some(report));
+
+    // A source that has not the content repairs nothing; one that has it does, whatever else is in it.
+    let nothing = place.source("nothing", &[("etc/hostname", "other\n")]);
+    assert_eq!(verify(&store, Some(&nothing)).unrepaired(), 1);
+    let blobs = store.info().expect("info").blobs;
+    let source = place.source("copy", &[("somewhere/else", "base\n"), ("new", "never seen\n")]);
+    let report = verify(&store, Some(&source));
+    assert_eq!((report.damaged.len(), report.unrepaired()), (1, 0));
+    assert_eq!(verify(&store, None).damaged, []);
+    assert_eq!(store.info().expect("info").blobs, blobs, "nothing else came in");
+    let mut content = [0; 10];
+    let plain = volume_of(&store, "plain");
+    let read = plain.read(at(&plain, "etc/hostname"), 0, &mut content).expect("reads");
+    assert_eq!(&content[..read], b"base\n");
+}
+
+#[test]
+fn what_is_gone_is_damage_if_somebody_needs_it() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    import(&store, "other@1", place.source("other", &OTHER), None).expect("imports");
+    collect(&store);
+    fs::remove_file(store.blobs.path(&Digest::of(b"other\n"))).expect("removed");
+    assert_eq!(users(&verify(&store, None)), ["template other@1 /etc/other"]);
+    let other = place.dir.path().join("other");
+    assert_eq!(verify(&store, Some(&other)).unrepaired(), 0);
+    // Damaged, but of no template: nobody is named.
+    store.meta.delete(Table::Template, "other@1").expect("deletes");
+    drop(store);
+    let store = place.open();
+    flip_blob(&store, "other\n");
+    assert_eq!(users(&verify(&store, None)), Vec::<String>::new());
+    collect(&store);
+    assert_eq!(verify(&store, None).damaged, []);
+}
+
+#[test]
+fn damaged_trees_are_named_and_repaired() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    let base = create(&store, "app", &["debian", "nginx"], None).expect("makes")[0].base;
+    let os = store.template(&reference("debian")).expect("there").digest;
+    drop(store);
+    let tree = |digest: Digest| place.dir.path().join("store/trees").join(digest.to_hex());
+    // A merged base follows from its layers, whatever the source is.
+    flip(&tree(base), 300);
+    let store = place.open();
+    let report = verify(&store, None);
+    assert_eq!(users(&report), ["VE app /"]);
+    assert_eq!(report.damaged[0].what, DamagedThing::Tree);
+    let nothing = place.source("nothing", &[("x", "y")]);
+    assert_eq!(verify(&store, Some(&nothing)).unrepaired(), 0);
+    drop(store);
+    // The layer of an OS template comes back from what it was made of, or from another store.
+    flip(&tree(os), 300);
+    let store = place.open();
+    assert_eq!(users(&verify(&store, None)), ["template debian@12 /"]);
+    assert_eq!(verify(&store, Some(&place.dir.path().join("store"))).unrepaired(), 1, "it is damaged there");
+    let other = Place::new();
+    let elsewhere = other.open();
+    import(&elsewhere, "debian@12", place.dir.path().join("os"), None).expect("imports");
+    assert_eq!(elsewhere.template(&reference("debian")).expect("there").digest, os);
+    let report = verify(&store, Some(&other.dir.path().join("store")));
+    assert_eq!((report.damaged.len(), report.unrepaired()), (1, 0));
+    assert_eq!(verify(&store, None).damaged, []);
+    assert_whole(&store);
+}
+
+#[test]
+fn one_check_at_a_time_and_none_of_a_relative_source() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    let running = store.verifying.lock();
+    let again = store.verify_store(&VerifyStore::default(), Pace::Full, &());
+    assert!(matches!(again, Err(StoreError::Verifying)));
+    drop(running);
+    let relative = VerifyStore { repair: Some("here".into()) };
+    let refused = store.verify_store(&relative, Pace::Full, &());
+    assert!(matches!(refused, Err(StoreError::Path { .. })));
 }
