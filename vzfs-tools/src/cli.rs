@@ -241,6 +241,11 @@ pub(crate) enum VeCommand {
     /// List the VEs.
     #[command(visible_alias = "ls")]
     List,
+    /// Show how much space VEs take.
+    Df {
+        /// Only these.
+        names: Vec<VeName>,
+    },
     /// Show one VE.
     Show {
         /// The VE.
@@ -340,6 +345,8 @@ pub(crate) enum StoreCommand {
     Info,
     /// Check what the host offers, and say what its lack costs.
     Doctor,
+    /// Show how much space each template and each VE takes, and what sharing saves.
+    Df,
     /// Read everything again, check it against its digests, and name every template, VE and path that damage touches.
     #[command(
         after_help = "Exit codes: 0 when nothing is damaged or everything was repaired, 7 when damage is left."

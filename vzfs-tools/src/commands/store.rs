@@ -17,6 +17,7 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
         StoreCommand::Doctor => {
             context.output.show(&context.client.get::<Doctor>("/v1/store/doctor")?, doctor)
         }
+        StoreCommand::Df => context.output.show(&context.client.get::<StoreDf>("/v1/store/df")?, df),
         StoreCommand::Verify { status: true, .. } => {
             let status: VerifyStatus = context.client.get("/v1/store/verify")?;
             context.output.show(&status, verify_status)?;
@@ -46,6 +47,51 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
             }
         }
     }
+}
+
+fn df(df: &StoreDf) -> String {
+    let mut text = table(
+        &space_columns("TEMPLATE"),
+        df.templates.iter().map(|t| {
+            let sizes = [t.logical_bytes, t.unique_bytes, t.shared_bytes, t.saved_bytes];
+            space_row(t.template.to_string(), sizes)
+        }),
+    );
+    text.push('\n');
+    text.push_str(&ve_space(&df.ves));
+    text.push('\n');
+    text.push_str(&fields([
+        ("logical", size(df.logical_bytes)),
+        ("on disk", size(df.disk_bytes)),
+        ("saved", size(df.saved_bytes)),
+        ("blobs", size(df.blob_bytes)),
+        ("trees", size(df.tree_bytes)),
+        ("private data", size(df.private_bytes)),
+    ]));
+    text
+}
+
+/// The table of `ve df`, and a part of that of `store df`.
+pub(crate) fn ve_space(ves: &[VeDf]) -> String {
+    let rows = ves.iter().map(|ve| {
+        let sizes = [ve.logical_bytes, ve.unique_bytes, ve.shared_bytes, ve.saved_bytes];
+        space_row(ve.ve.to_string(), sizes)
+    });
+    table(&space_columns("VE"), rows)
+}
+
+fn space_columns(name: &'static str) -> [Column; 5] {
+    [
+        Column::Text(name),
+        Column::Number("LOGICAL"),
+        Column::Number("UNIQUE"),
+        Column::Number("SHARED"),
+        Column::Number("SAVED"),
+    ]
+}
+
+fn space_row(name: String, sizes: [u64; 4]) -> Vec<String> {
+    std::iter::once(name).chain(sizes.map(size)).collect()
 }
 
 fn damage_left(report: &StoreVerifyReport) -> Result<()> {
@@ -146,6 +192,11 @@ fn info(info: &StoreInfo) -> String {
     ]);
     rows.extend(info.free_bytes.map(|free| ("free space", size(free))));
     rows.extend(info.passthrough.map(|yes| ("passthrough", yes_no(yes))));
+    let checked = |when| match info.damaged {
+        0 => format!("{}, no damage", moment(when)),
+        damaged => format!("{}, {} DAMAGED", moment(when), count(damaged)),
+    };
+    rows.push(("last check", info.verified.map_or("never".to_owned(), checked)));
     fields(rows)
 }
 

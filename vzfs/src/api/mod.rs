@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `GET /v1/store` | - | [`StoreInfo`] |
 //! | `GET /v1/store/doctor` | - | [`Doctor`] |
+//! | `GET /v1/store/df` | - | [`StoreDf`] |
 //! | `POST /v1/store/gc` | [`GcRequest`] | events, ending in [`GcReport`] |
 //! | `POST /v1/store/verify` | [`VerifyStore`] | events, ending in [`StoreVerifyReport`] |
 //! | `GET /v1/store/verify` | - | [`VerifyStatus`] |
@@ -51,8 +52,8 @@ pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use store::{
-    CheckStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest, StoreDamage, StoreInfo,
-    StoreVerifyReport, VerifyProgress, VerifyStatus, VerifyStore,
+    CheckStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest, StoreDamage, StoreDf,
+    StoreInfo, StoreVerifyReport, TemplateDf, VeDf, VerifyProgress, VerifyStatus, VerifyStore,
 };
 pub use template::{
     DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,

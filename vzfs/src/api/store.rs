@@ -44,6 +44,12 @@ pub struct StoreInfo {
     /// Whether data goes through the kernel, unless a mount says otherwise; `None` before the first mount.
     #[serde(default)]
     pub passthrough: Option<bool>,
+    /// When the whole store was last checked to the end.
+    #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Timestamp>,
+    /// What that check found and nobody has repaired.
+    #[serde(default)]
+    pub damaged: u64,
 }
 
 /// Remove what nothing needs any more.
@@ -78,6 +84,60 @@ pub struct GcReport {
     pub freed_bytes: u64,
     /// Blobs that are needed.
     pub kept_blobs: u64,
+}
+
+/// Who takes how much space.
+///
+/// *Logical* bytes are the sizes of all regular files shown, each inode once: what a copy would hold. *Unique* bytes are what removing it and
+/// then collecting garbage gives back (of a template: once no VE stands on it). *Saved* is the difference.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoreDf {
+    /// Of all templates and VEs together.
+    pub logical_bytes: u64,
+    /// What the store takes for them: blobs, trees and private data. Garbage is not counted.
+    pub disk_bytes: u64,
+    /// The difference.
+    pub saved_bytes: u64,
+    /// Size of all blobs that are needed.
+    pub blob_bytes: u64,
+    /// Size of all tree files that are needed.
+    pub tree_bytes: u64,
+    /// Space of all private data files.
+    pub private_bytes: u64,
+    /// By template, by name and version.
+    pub templates: Vec<TemplateDf>,
+    /// By VE, by name.
+    pub ves: Vec<VeDf>,
+}
+
+/// The space of a template.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TemplateDf {
+    /// Which.
+    pub template: TemplateSpec,
+    /// Sizes of the files of its layer, each inode once.
+    pub logical_bytes: u64,
+    /// Blobs that nothing else names.
+    pub unique_bytes: u64,
+    /// Blobs that another template or a VE's own record names too.
+    pub shared_bytes: u64,
+    /// Logical less unique.
+    pub saved_bytes: u64,
+}
+
+/// The space of a VE.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VeDf {
+    /// Which.
+    pub ve: VeName,
+    /// Sizes of the files that it shows, each inode once.
+    pub logical_bytes: u64,
+    /// Its private data, and blobs and a base that nothing else needs.
+    pub unique_bytes: u64,
+    /// The part of the logical bytes that lies in blobs.
+    pub shared_bytes: u64,
+    /// Logical less unique.
+    pub saved_bytes: u64,
 }
 
 /// Check everything in the store against its digest.
@@ -182,6 +242,8 @@ pub struct VerifyProgress {
     /// When it began.
     #[serde(with = "rfc3339")]
     pub started: Timestamp,
+    /// Whether the daemon began it by itself. It gives up when somebody asks for a check.
+    pub scheduled: bool,
     /// Bytes of blobs that were read.
     pub done_bytes: u64,
     /// Bytes of blobs in all; 0 while trees are read.

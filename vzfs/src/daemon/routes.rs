@@ -35,6 +35,7 @@ pub fn router(store: Arc<Store>) -> Router {
     Router::new()
         .route("/v1/store", get(info))
         .route("/v1/store/doctor", get(look))
+        .route("/v1/store/df", get(df))
         .route("/v1/store/gc", post(collect))
         .route("/v1/store/verify", get(verify_status).post(verify_store))
         .route("/v1/templates", get(templates))
@@ -62,6 +63,10 @@ async fn info(State(store): Shared) -> Reply {
 
 async fn look(State(store): Shared) -> Reply {
     blocking(move || Ok(doctor::look(&store))).await
+}
+
+async fn df(State(store): Shared) -> Reply {
+    blocking(move || store.df()).await
 }
 
 async fn collect(State(store): Shared, body: Body) -> Reply {

@@ -136,15 +136,15 @@ impl Meta {
         })
     }
 
-    /// Calls `visit` with every blob that a private record of any VE names, as of one moment. One that several records name comes several
+    /// Calls `visit` with every blob that a private record of any VE names and its size, as of one moment. One that several records name comes several
     /// times.
-    pub fn for_each_private_blob(&self, visit: &mut dyn FnMut(VeId, Digest)) -> Result<(), MetaError> {
+    pub fn for_each_private_blob(&self, visit: &mut dyn FnMut(VeId, Digest, u64)) -> Result<(), MetaError> {
         for row in self.db.iterator_cf(self.table(INODES), IteratorMode::Start) {
             let (key, value) = row?;
             let record = InodeRecord::decode(&value).map_err(|why| damaged(INODES, &key, &why))?;
-            if let PrivateContent::Blob { digest, .. } = record.content {
+            if let PrivateContent::Blob { digest, size, .. } = record.content {
                 let ve = keys::ve_of(&key).ok_or_else(|| damaged(INODES, &key, &"the key is no inode"))?;
-                visit(ve, Digest::from_bytes(digest));
+                visit(ve, Digest::from_bytes(digest), size);
             }
         }
         Ok(())

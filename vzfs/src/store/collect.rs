@@ -176,7 +176,7 @@ impl Store {
                 Err(error) => unreadable(*digest, error)?,
             }
         }
-        self.meta.for_each_private_blob(&mut |_, digest| {
+        self.meta.for_each_private_blob(&mut |_, digest, _| {
             needed.blobs.insert(digest);
         })?;
         Ok(needed)

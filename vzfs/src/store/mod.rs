@@ -34,6 +34,7 @@ mod mounts;
 mod packages;
 mod records;
 mod slot;
+mod space;
 pub mod stack;
 mod templates;
 mod verify;
@@ -84,6 +85,8 @@ pub struct Store {
     mountpoints: Mutex<HashMap<PathBuf, VeName>>,
     /// Held for the time of a check of the whole store, before any other lock.
     verifying: Mutex<()>,
+    /// Somebody waits for a scheduled check to give up.
+    verify_wanted: AtomicBool,
     /// A leaf. How far that check is.
     verify_progress: Mutex<Option<VerifyProgress>>,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
@@ -138,6 +141,7 @@ impl Store {
             catalog: RwLock::new(Catalog::default()),
             mountpoints: Mutex::new(HashMap::new()),
             verifying: Mutex::new(()),
+            verify_wanted: AtomicBool::new(false),
             verify_progress: Mutex::new(None),
             base_bytes: Mutex::new(HashMap::new()),
             _lock: lock,
@@ -188,6 +192,7 @@ impl Store {
             mounted += u64::from(shown.mounted.is_some());
             passthrough = passthrough.or(shown.passthrough);
         }
+        let last = self.verify_status()?.last;
         let space = rustix::fs::statvfs(&self.layout.dir).ok();
         Ok(StoreInfo {
             store: self.layout.dir.clone(),
@@ -205,6 +210,8 @@ impl Store {
             private_bytes,
             free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
             passthrough,
+            verified: last.as_ref().map(|report| report.finished),
+            damaged: last.map_or(0, |report| report.unrepaired() as u64),
         })
     }
 

@@ -12,7 +12,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
 
 use super::events::{Events, Step};
 use super::records::{BaseRecord, TemplateRecord, VeRecord};
@@ -30,6 +33,8 @@ use crate::types::{Digest, Timestamp, VeId};
 
 /// Key in [`Table::Setting`] of the last finished report.
 const LAST_REPORT: &str = "verified";
+/// How long a scheduled check may take to give up: the time of reading one blob.
+const GIVING_UP: Duration = Duration::from_secs(60);
 
 /// How fast a check may read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +75,7 @@ impl Store {
     /// Checks the whole store, and repairs what the request's source has. The report is kept until the next one.
     ///
     /// # Errors
-    /// [`StoreError::Verifying`] while another check runs. Damage is no error.
+    /// [`StoreError::Verifying`] while another check runs, and for a scheduled one that had to give up. Damage is no error.
     pub fn verify_store(
         &self,
         request: &VerifyStore,
@@ -81,8 +86,9 @@ impl Store {
             let (what, path) = ("a source", source.clone());
             return Err(StoreError::Path { what, path, why: "it is not absolute" });
         }
-        let Some(_one_at_a_time) = self.verifying.try_lock() else { return Err(StoreError::Verifying) };
-        let running = Running::start(self);
+        let scheduled = pace != Pace::Full;
+        let _one_at_a_time = self.begin_verifying(scheduled)?;
+        let running = Running::start(self, scheduled);
         let (mut report, damage) = self.read_all(pace, events, &running)?;
         let mut repaired = HashSet::new();
         if let Some(source) = request.repair.as_ref().filter(|_| !damage.is_empty()) {
@@ -106,6 +112,29 @@ impl Store {
         );
         self.meta.put(Table::Setting, LAST_REPORT, &report)?;
         Ok(report)
+    }
+
+    /// Waits for a turn. Somebody who waits for the result goes before a scheduled check, which gives up.
+    fn begin_verifying(&self, scheduled: bool) -> Result<MutexGuard<'_, ()>, StoreError> {
+        if let Some(free) = self.verifying.try_lock() {
+            return Ok(free);
+        }
+        if scheduled || !self.verify_progress.lock().is_some_and(|running| running.scheduled) {
+            return Err(StoreError::Verifying);
+        }
+        self.verify_wanted.store(true, Ordering::SeqCst);
+        let turn = self.verifying.try_lock_for(GIVING_UP);
+        self.verify_wanted.store(false, Ordering::SeqCst);
+        turn.ok_or(StoreError::Verifying)
+    }
+
+    /// An end for a check whose daemon is ending, or that somebody else's goes before.
+    fn check_go_on(&self, pace: Pace) -> Result<(), StoreError> {
+        self.check_open()?;
+        if pace != Pace::Full && self.verify_wanted.load(Ordering::SeqCst) {
+            return Err(StoreError::Verifying);
+        }
+        Ok(())
     }
 
     /// The check that runs, and what the last one found.
@@ -133,7 +162,7 @@ impl Store {
             damage.insert(digest, (DamagedThing::Tree, error.to_string()));
         }
         for digest in self.trees.list()? {
-            self.check_open()?;
+            self.check_go_on(pace)?;
             match self.trees.open(&digest).and_then(|tree| tree.validate().map(|()| tree)) {
                 Ok(tree) => {
                     report.trees += 1;
@@ -156,8 +185,12 @@ impl Store {
         let step = Step::new(events, "bytes", "verifying", Some(total_bytes));
         running.set(0, total_bytes);
         for (digest, size) in blobs {
-            self.check_open()?;
-            let mut read = |bytes| pacer.read(bytes);
+            self.check_go_on(pace)?;
+            let mut read = |bytes| match self.check_go_on(pace) {
+                Ok(()) => pacer.read(bytes),
+                // The blob is read to its end without waiting, and then the check ends.
+                Err(_) => {}
+            };
             match self.blobs.verify_reading(&digest, &mut read) {
                 Ok(bytes) => {
                     report.blobs += 1;
@@ -217,7 +250,7 @@ impl Store {
             }
         }
         let mut own: HashSet<VeId> = HashSet::new();
-        self.meta.for_each_private_blob(&mut |ve, digest| {
+        self.meta.for_each_private_blob(&mut |ve, digest, _| {
             if blobs.contains(&digest) {
                 own.insert(ve);
             }
@@ -339,9 +372,9 @@ impl Store {
 struct Running<'a>(&'a Store);
 
 impl<'a> Running<'a> {
-    fn start(store: &'a Store) -> Running<'a> {
+    fn start(store: &'a Store, scheduled: bool) -> Running<'a> {
         *store.verify_progress.lock() =
-            Some(VerifyProgress { started: Timestamp::now(), done_bytes: 0, total_bytes: 0 });
+            Some(VerifyProgress { started: Timestamp::now(), scheduled, done_bytes: 0, total_bytes: 0 });
         Running(store)
     }
 

@@ -39,15 +39,6 @@ pub struct VolumeChange {
     pub size: u64,
 }
 
-/// What a VE's private layer holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Private inode records.
-    pub private_inodes: u64,
-    /// Allocated bytes of private data files.
-    pub private_bytes: u64,
-}
-
 /// One difference on the way.
 struct Difference<'a> {
     path: &'a [u8],
@@ -147,18 +138,6 @@ impl Volume {
             })?;
         }
         Ok(layer.tree)
-    }
-
-    /// How much the private layer holds. Costs one host `stat` a data file.
-    pub fn usage(&self) -> Result<Usage> {
-        let mut usage = Usage::default();
-        for (_, record) in self.meta.all_inodes(self.ve)? {
-            usage.private_inodes += 1;
-            if let PrivateContent::Data { id, .. } = record.content {
-                usage.private_bytes += self.data.stat(id)?.blocks * 512;
-            }
-        }
-        Ok(usage)
     }
 
     fn compare(&self, visit: Visit<'_>) -> Result<()> {

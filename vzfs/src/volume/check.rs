@@ -171,12 +171,10 @@ impl Check<'_> {
             format!("M3: {ino} has {} names, and the orphan table says otherwise", record.nlink)
         });
         if let Some(view) = self.volume.base.node(ino) {
-            let covered = |(dir, name)| -> Result<bool> {
-                Ok(self.volume.meta.entry(self.volume.ve, dir, name)?.is_some())
-            };
             let mut all = true;
-            for name in view.names() {
-                all &= covered(name)?;
+            for (dir, name) in view.names() {
+                let entry = self.volume.meta.entry(self.volume.ve, dir, name)?;
+                all &= entry.is_some() || self.is_gone(dir)?;
             }
             self.ensure(all, || format!("M2: a name of {ino} in the base has no private entry"));
         }
@@ -200,6 +198,21 @@ impl Check<'_> {
         self.ensure(content, || format!("{ino} has not the content that its type needs"));
         self.ensure(record.perm <= 0o7777, || format!("{ino} has permissions beyond 07777"));
         Ok(())
+    }
+
+    /// Whether a directory of the base was removed and forgotten, itself or with one above it. What it held is hidden with it, and the entries
+    /// that hid the names in it one by one are gone.
+    fn is_gone(&self, mut dir: Ino) -> Result<bool> {
+        while !self.records.contains_key(&dir) && dir != Ino::ROOT {
+            let Some((parent, name)) = self.volume.base.node(dir).and_then(|view| view.names().next()) else {
+                return Ok(true);
+            };
+            if self.volume.meta.entry(self.volume.ve, parent, name)?.is_some() {
+                return Ok(true);
+            }
+            dir = parent;
+        }
+        Ok(false)
     }
 
     /// V4, and that the root is reached.

@@ -35,6 +35,7 @@ mod names;
 mod readdir;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod walk;
 
 use std::collections::HashMap;
@@ -45,11 +46,12 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use attrs::{SetAttr, SetTime, XattrMode};
-pub use changes::{ChangeKind, Usage, Visitor, VolumeChange, VolumeSource};
+pub use changes::{ChangeKind, Visitor, VolumeChange, VolumeSource};
 pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{NewNode, RenameMode};
 pub use readdir::DirEntry;
+pub use usage::Usage;
 
 use self::data::DataFolder;
 use crate::blobs::BlobStore;

@@ -389,3 +389,168 @@ fn one_check_at_a_time_and_none_of_a_relative_source() {
     let refused = store.verify_store(&relative, Pace::Full, &());
     assert!(matches!(refused, Err(StoreError::Path { .. })));
 }
+
+/// Sizes of all files that a VE shows, each inode once, by walking all of it.
+fn count_logical(volume: &Volume) -> u64 {
+    let mut sizes = BTreeMap::new();
+    let visit = |_: &[u8], ino: Ino, attr: &crate::types::Attr| {
+        if attr.kind == FileKind::File {
+            sizes.insert(ino, attr.size);
+        }
+        Ok::<_, crate::volume::VolumeError>(())
+    };
+    volume.export_source().for_each(&mut { visit }).expect("walks");
+    sizes.values().sum()
+}
+
+#[test]
+fn logical_sizes_are_those_of_a_walk_whatever_was_changed() {
+    let place = Place::new();
+    let store = place.open();
+    let mut files = BASE.to_vec();
+    files.extend([("deep/a/one", "1"), ("deep/a/two", "22"), ("deep/b/three", "333"), ("deep/four", "4444")]);
+    import(&store, "debian@12", place.source("os", &files), None).expect("imports");
+    create(&store, "v", &["debian"], None).expect("makes");
+    let volume = volume_of(&store, "v");
+    let name = |text: &'static str| NameRef::new(text.as_bytes()).expect("legal");
+    let check = |what: &str| {
+        let usage = volume.usage().expect("usage");
+        assert_eq!(usage.logical_bytes, count_logical(&volume), "{what}");
+    };
+    let replace = crate::volume::RenameMode::Replace;
+    check("nothing");
+    let (deep, etc) = (at(&volume, "deep"), at(&volume, "etc"));
+    volume.write(at(&volume, "deep/four"), 3, b"more than there was", true).expect("writes");
+    check("copied up");
+    let chmod = SetAttr { perm: Some(0o600), ..SetAttr::default() };
+    volume.set_attr(at(&volume, "deep/b/three"), chmod, Caller::ROOT).expect("chmod");
+    check("pinned");
+    volume.link(at(&volume, "deep/a/one"), etc, name("link")).expect("links");
+    check("linked");
+    let motd = at(&volume, "etc/motd");
+    volume.open_file(motd, false, crate::volume::Sharing::Served).expect("opens");
+    volume.unlink(etc, name("motd")).expect("unlinks");
+    check("removed and open");
+    volume.release(motd, crate::volume::Sharing::Served);
+    volume.forget(motd).expect("forgets");
+    check("removed");
+    // A directory is removed after one below it has moved out, and everything is forgotten.
+    let (a, b) = (at(&volume, "deep/a"), at(&volume, "deep/b"));
+    volume.rename(deep, name("b"), etc, name("moved"), replace).expect("renames");
+    let two = at(&volume, "deep/a/two");
+    volume.unlink(a, name("one")).expect("unlinks");
+    volume.unlink(a, name("two")).expect("unlinks");
+    volume.rmdir(deep, name("a")).expect("rmdir");
+    check("a directory removed");
+    for ino in [two, a] {
+        volume.forget(ino).expect("forgets");
+    }
+    check("a directory forgotten");
+    volume.unlink(deep, name("four")).expect("unlinks");
+    volume.rmdir(Ino::ROOT, name("deep")).expect("rmdir");
+    volume.forget(deep).expect("forgets");
+    check("the directory above forgotten");
+    assert_eq!(at(&volume, "etc/moved"), b);
+    volume.create(Ino::ROOT, name("deep"), NewNode::new(FileKind::Dir, 0o755), Caller::ROOT).expect("mkdir");
+    check("made anew");
+    drop(volume);
+    let volume = volume_of(&store, "v");
+    assert_eq!(volume.check().expect("readable"), Vec::<String>::new());
+}
+
+/// What is called unique is what comes back.
+#[test]
+fn unique_is_what_a_removal_gives_back() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    import(&store, "other@1", place.source("other", &OTHER), None).expect("imports");
+    create(&store, "plain", &["debian"], Some(2)).expect("makes");
+    create(&store, "app", &["debian", "nginx"], None).expect("makes");
+    store.mount(&ve_name("app"), None).expect("mounts");
+    let volume = volume_of(&store, "app");
+    volume.write(at(&volume, "etc/hostname"), 0, &[7; 9000], true).expect("writes");
+    drop(volume);
+    store.umount(&ve_name("app"), false).expect("unmounts");
+    collect(&store);
+    let df = store.df().expect("df");
+    let ve = |name: &str| df.ves.iter().find(|ve| ve.ve == ve_name(name)).expect("listed").clone();
+    let info = store.info().expect("info");
+    assert_eq!((df.blob_bytes, df.tree_bytes), (info.blob_bytes, info.tree_bytes), "nothing is garbage");
+    assert_eq!(df.private_bytes, info.private_bytes);
+    assert_eq!(ve("plain-1").unique_bytes, 0);
+    assert_eq!(ve("plain-1").logical_bytes, ve("plain-1").shared_bytes);
+    let (logical, private) = (ve("app").logical_bytes, 9000);
+    assert_eq!(logical - private, ve("app").shared_bytes);
+    assert_eq!(logical, count_logical(&volume_of(&store, "app")));
+    assert_eq!(ve("app").saved_bytes, logical.saturating_sub(ve("app").unique_bytes));
+
+    let disk = |store: &Store| {
+        collect(store);
+        let info = store.info().expect("info");
+        info.blob_bytes + info.tree_bytes + info.private_bytes
+    };
+    let before = disk(&store);
+    store.remove(&ve_name("app"), false).expect("removes");
+    let after = disk(&store);
+    assert_eq!(before - after, ve("app").unique_bytes);
+    let template = |name: &str| {
+        let named = |template: &&crate::api::TemplateDf| template.template.to_string() == name;
+        store.df().expect("df").templates.iter().find(named).expect("listed").unique_bytes
+    };
+    // The layer's own file comes back as well as its blobs.
+    let (unique, tree) = (template("other@1"), store.template(&reference("other")).expect("there").digest);
+    let tree_bytes = store.trees.open(&tree).expect("there").stats().tree_bytes;
+    store.remove_template(&reference("other")).expect("removes");
+    assert_eq!(after - disk(&store), unique + tree_bytes);
+    let df = store.df().expect("df");
+    assert_eq!(df.disk_bytes, disk(&store));
+    assert_eq!(df.logical_bytes - df.saved_bytes, df.disk_bytes.min(df.logical_bytes));
+}
+
+#[test]
+fn the_last_check_is_remembered_and_shown() {
+    let place = Place::new();
+    let store = store_with_templates(&place);
+    assert_eq!(store.info().expect("info").verified, None);
+    flip_blob(&store, "hello\n");
+    let report = verify(&store, None);
+    drop(store);
+    let store = place.open();
+    let status = store.verify_status().expect("status");
+    assert_eq!((status.running, status.last.as_ref()), (None, Some(&report)));
+    let info = store.info().expect("info");
+    assert_eq!((info.verified, info.damaged), (Some(report.finished), 1));
+}
+
+#[test]
+fn a_scheduled_check_gives_way() {
+    let place = Place::new();
+    let store = place.open();
+    let content = "x".repeat(3 << 20);
+    import(&store, "big@1", place.source("big", &[("file", &content), ("other", "y")]), None)
+        .expect("imports");
+    std::thread::scope(|scope| {
+        // Slow enough to be met: at a byte a second it would take a month.
+        let slow = || store.verify_store(&VerifyStore::default(), Pace::BytesPerSecond(1), &());
+        let scheduled = scope.spawn(slow);
+        while store.verify_status().expect("status").running.is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(verify(&store, None).damaged, []);
+        assert!(matches!(scheduled.join().expect("it ends"), Err(StoreError::Verifying)));
+    });
+    assert!(store.verify_status().expect("status").last.is_some());
+}
+
+/// A check may be made to take its time: so many bytes a second on average.
+#[test]
+fn a_paced_check_takes_its_time() {
+    let place = Place::new();
+    let store = place.open();
+    let content = "x".repeat(200_000);
+    import(&store, "big@1", place.source("big", &[("file", &content)]), None).expect("imports");
+    let started = std::time::Instant::now();
+    let pace = Pace::BytesPerSecond(1_000_000);
+    store.verify_store(&VerifyStore::default(), pace, &()).expect("verifies");
+    assert!(started.elapsed() >= std::time::Duration::from_millis(200), "{:?}", started.elapsed());
+}
