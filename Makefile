@@ -9,16 +9,19 @@ SHELL := /bin/bash
 
 CARGO ?= $(shell command -v cargo || echo "$${CARGO_HOME:-$$HOME/.cargo}/bin/cargo")
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+# How long `make fuzz` works on each target; the tests do so for a few seconds.
+SECONDS ?= 60
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
 
-.PHONY: help build demo test unit e2e suites-long lint bench install uninstall clean
+.PHONY: help build demo test unit e2e suites-long fuzz lint bench install uninstall clean
 
 help:
 	@sed -n '1,4s/^# \?//p' Makefile
 	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean, and"
 	@echo "      suites-long (the test suites that others wrote, in their long form: about an hour)"
+	@echo "      fuzz SECONDS=n (n seconds of fuzzing for each target; doc/FUZZING.md)"
 
 build:
 	scripts/setup build
@@ -31,10 +34,12 @@ test:
 	scripts/setup build run test
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory fuzz SECONDS=3
 	$(MAKE) --no-print-directory e2e
 
 lint:
 	$(CARGO) fmt --all --check
+	cd fuzz && $(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 unit:
@@ -52,6 +57,11 @@ suites-long:
 	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
 	VZFS_SUITES=long $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress -- --show-output
+
+# Every target's corpus, and then new inputs; with the pinned compiler.
+fuzz:
+	scripts/setup build
+	CARGO="$(CARGO)" scripts/fuzz "$(TARGET)" "$(SECONDS)"
 
 bench:
 	scripts/setup build

@@ -241,6 +241,11 @@ pub(crate) enum VeCommand {
     /// List the VEs.
     #[command(visible_alias = "ls")]
     List,
+    /// Show how much space VEs take.
+    Df {
+        /// Only these.
+        names: Vec<VeName>,
+    },
     /// Show one VE.
     Show {
         /// The VE.
@@ -340,6 +345,26 @@ pub(crate) enum StoreCommand {
     Info,
     /// Check what the host offers, and say what its lack costs.
     Doctor,
+    /// Show how much space each template and each VE takes, and what sharing saves.
+    Df,
+    /// Read everything again, check it against its digests, and name every template, VE and path that damage touches.
+    #[command(
+        after_help = "Exit codes: 0 when nothing is damaged or everything was repaired, 7 when damage is left."
+    )]
+    Verify {
+        /// Repair what is damaged with what this folder, tar, OCI layout or other store has (on the daemon's host).
+        #[arg(long, value_name = "SOURCE")]
+        repair: Option<PathBuf>,
+        /// Only show the check that runs and what the last one found.
+        #[arg(long, conflicts_with = "repair")]
+        status: bool,
+    },
+    /// Remove what no template and no VE needs any more, while VEs work.
+    Gc {
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

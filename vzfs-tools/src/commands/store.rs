@@ -1,11 +1,14 @@
 //! `vzfs store`.
 
-use vzfs::api::{CheckStatus, Doctor, StoreInfo};
+use vzfs::api::{
+    CheckStatus, DamagedThing, Doctor, GcReport, GcRequest, StoreDf, StoreInfo, StoreVerifyReport, VeDf,
+    VerifyStatus, VerifyStore,
+};
 
-use super::Context;
+use super::{Context, absolute};
 use crate::cli::StoreCommand;
-use crate::error::Result;
-use crate::output::{Column, NOTHING, count, fields, moment, size, table};
+use crate::error::{Exit, Failure, Result};
+use crate::output::{Column, NOTHING, count, fields, moment, plural, printable, size, table};
 
 /// Runs one of the store commands.
 pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
@@ -14,7 +17,161 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
         StoreCommand::Doctor => {
             context.output.show(&context.client.get::<Doctor>("/v1/store/doctor")?, doctor)
         }
+        StoreCommand::Df => context.output.show(&context.client.get::<StoreDf>("/v1/store/df")?, df),
+        StoreCommand::Verify { status: true, .. } => {
+            let status: VerifyStatus = context.client.get("/v1/store/verify")?;
+            context.output.show(&status, verify_status)?;
+            status.last.as_ref().map_or(Ok(()), damage_left)
+        }
+        StoreCommand::Verify { repair, .. } => {
+            let request = VerifyStore { repair: repair.as_deref().map(absolute).transpose()? };
+            let progress = context.progress();
+            let report: StoreVerifyReport =
+                context.client.events("/v1/store/verify", Some(&request), &progress)?;
+            drop(progress);
+            if report.damaged.is_empty() {
+                return context.output.done(&report, verified);
+            }
+            context.output.show(&report, verified)?;
+            damage_left(&report)
+        }
+        StoreCommand::Gc { dry_run } => {
+            let request = GcRequest { dry_run: *dry_run };
+            let progress = context.progress();
+            let report: GcReport = context.client.events("/v1/store/gc", Some(&request), &progress)?;
+            drop(progress);
+            if *dry_run {
+                context.output.show(&report, collected)
+            } else {
+                context.output.done(&report, collected)
+            }
+        }
     }
+}
+
+fn df(df: &StoreDf) -> String {
+    let mut text = table(
+        &space_columns("TEMPLATE"),
+        df.templates.iter().map(|t| {
+            let sizes = [t.logical_bytes, t.unique_bytes, t.shared_bytes, t.saved_bytes];
+            space_row(t.template.to_string(), sizes)
+        }),
+    );
+    text.push('\n');
+    text.push_str(&ve_space(&df.ves));
+    text.push('\n');
+    text.push_str(&fields([
+        ("logical", size(df.logical_bytes)),
+        ("on disk", size(df.disk_bytes)),
+        ("saved", size(df.saved_bytes)),
+        ("blobs", size(df.blob_bytes)),
+        ("trees", size(df.tree_bytes)),
+        ("private data", size(df.private_bytes)),
+    ]));
+    text
+}
+
+/// The table of `ve df`, and a part of that of `store df`.
+pub(crate) fn ve_space(ves: &[VeDf]) -> String {
+    let rows = ves.iter().map(|ve| {
+        let sizes = [ve.logical_bytes, ve.unique_bytes, ve.shared_bytes, ve.saved_bytes];
+        space_row(ve.ve.to_string(), sizes)
+    });
+    table(&space_columns("VE"), rows)
+}
+
+fn space_columns(name: &'static str) -> [Column; 5] {
+    [
+        Column::Text(name),
+        Column::Number("LOGICAL"),
+        Column::Number("UNIQUE"),
+        Column::Number("SHARED"),
+        Column::Number("SAVED"),
+    ]
+}
+
+fn space_row(name: String, sizes: [u64; 4]) -> Vec<String> {
+    std::iter::once(name).chain(sizes.map(size)).collect()
+}
+
+fn damage_left(report: &StoreVerifyReport) -> Result<()> {
+    match report.unrepaired() {
+        0 => Ok(()),
+        left => {
+            let what = format!("the store is damaged: {}", plural(left as u64, "digest"));
+            Err(Failure::new(Exit::Damage, what).with_hint(
+                "repair it with `vzfs store verify --repair SOURCE`, from what a template was made of",
+            ))
+        }
+    }
+}
+
+fn verified(report: &StoreVerifyReport) -> String {
+    let mut text = format!(
+        "{} and {} read, {}: ",
+        plural(report.blobs, "blob"),
+        plural(report.trees, "tree"),
+        size(report.bytes)
+    );
+    if report.damaged.is_empty() {
+        text.push_str("no damage\n");
+        return text;
+    }
+    let repaired = report.damaged.len() - report.unrepaired();
+    text.push_str(&format!("{} DAMAGED, {repaired} of them repaired\n", report.damaged.len()));
+    for damage in &report.damaged {
+        let what = match damage.what {
+            DamagedThing::Blob => "content",
+            DamagedThing::Tree => "tree",
+        };
+        let state = if damage.repaired { "repaired" } else { "damaged" };
+        text.push_str(&format!("{what} {} {state}: {}\n", damage.digest.short(), printable(&damage.why)));
+        for user in &damage.users {
+            text.push_str(&format!("  {}\n", printable(&user.to_string())));
+        }
+        if damage.users.is_empty() {
+            text.push_str("  nothing needs it; `vzfs store gc` removes it\n");
+        }
+    }
+    text
+}
+
+fn verify_status(status: &VerifyStatus) -> String {
+    let mut text = match &status.running {
+        Some(running) => format!(
+            "running since {}: {} of {}\n",
+            moment(running.started),
+            size(running.done_bytes),
+            size(running.total_bytes)
+        ),
+        None => "no check is running\n".to_owned(),
+    };
+    match &status.last {
+        Some(last) => {
+            text.push_str(&format!(
+                "last check from {} to {}: ",
+                moment(last.started),
+                moment(last.finished)
+            ));
+            text.push_str(&verified(last));
+        }
+        None => text.push_str("the store was never checked\n"),
+    }
+    text
+}
+
+fn collected(report: &GcReport) -> String {
+    format!(
+        "{} {}: {} ({}), {} ({}), {} ({})\n",
+        size(report.freed_bytes),
+        if report.dry_run { "would be freed" } else { "freed" },
+        plural(report.blobs, "blob"),
+        size(report.blob_bytes),
+        plural(report.trees, "tree"),
+        size(report.tree_bytes),
+        plural(report.files, "stray file"),
+        size(report.file_bytes),
+    )
 }
 
 fn info(info: &StoreInfo) -> String {
@@ -35,6 +192,11 @@ fn info(info: &StoreInfo) -> String {
     ]);
     rows.extend(info.free_bytes.map(|free| ("free space", size(free))));
     rows.extend(info.passthrough.map(|yes| ("passthrough", yes_no(yes))));
+    let checked = |when| match info.damaged {
+        0 => format!("{}, no damage", moment(when)),
+        damaged => format!("{}, {} DAMAGED", moment(when), count(damaged)),
+    };
+    rows.push(("last check", info.verified.map_or("never".to_owned(), checked)));
     fields(rows)
 }
 

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use vzfs::api::{CommitVe, CreateVe, MountVe, Removed, RenameVe, Template, UmountVe, Ve, VolumeChange};
+use vzfs::api::{
+    CommitVe, CreateVe, MountVe, Removed, RenameVe, StoreDf, Template, UmountVe, Ve, VolumeChange,
+};
 use vzfs::types::{FileKind, TemplateSpec, VeName};
 
+use super::store::ve_space;
 use super::template::{get as get_template, made, must_be_new, must_be_os, sign, totals, type_text};
 use super::{Context, absolute, export};
 use crate::cli::{Description, ExecArgs, VeCommand};
@@ -20,6 +23,7 @@ pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
             create(context, &CreateVe { name, templates, count, labels }, dry_run)
         }
         VeCommand::List => context.output.show(&context.client.get::<Vec<Ve>>("/v1/ves")?, |ves| list(ves)),
+        VeCommand::Df { names } => space(context, &names),
         VeCommand::Show { name } => context.output.show(&get(context, &name)?, show),
         VeCommand::Rm { name, force, dry_run } => remove(context, &name, force, dry_run),
         VeCommand::Rename { name, new } => {
@@ -56,6 +60,15 @@ pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
         }
     }
     .map(|()| 0)
+}
+
+fn space(context: &Context, names: &[VeName]) -> Result<()> {
+    let mut df: StoreDf = context.client.get("/v1/store/df")?;
+    if let Some(name) = names.iter().find(|name| !df.ves.iter().any(|ve| ve.ve == **name)) {
+        return Err(Failure::new(Exit::NotFound, format!("there is no VE {name}")));
+    }
+    df.ves.retain(|ve| names.is_empty() || names.contains(&ve.ve));
+    context.output.show(&df.ves, |ves| ve_space(ves))
 }
 
 /// Asks for one VE.

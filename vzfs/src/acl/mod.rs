@@ -125,6 +125,7 @@ pub struct Inherited {
 
 /// Works out the permissions of a new inode from the directory's default ACL (an attribute's value), or from the umask.
 pub fn inherit(default: Option<&[u8]>, kind: FileKind, perm: u16, umask: u16) -> Inherited {
+    let perm = perm & 0o7777;
     let acl = if kind == FileKind::Symlink { None } else { default.and_then(Acl::decode) };
     let Some(acl) = acl else {
         let perm = if kind == FileKind::Symlink { 0o777 } else { perm & !(umask & 0o777) };

@@ -7,6 +7,10 @@
 //! |---|---|---|
 //! | `GET /v1/store` | - | [`StoreInfo`] |
 //! | `GET /v1/store/doctor` | - | [`Doctor`] |
+//! | `GET /v1/store/df` | - | [`StoreDf`] |
+//! | `POST /v1/store/gc` | [`GcRequest`] | events, ending in [`GcReport`] |
+//! | `POST /v1/store/verify` | [`VerifyStore`] | events, ending in [`StoreVerifyReport`] |
+//! | `GET /v1/store/verify` | - | [`VerifyStatus`] |
 //! | `GET /v1/templates` | - | list of [`Template`] |
 //! | `GET /v1/templates/{ref}` | - | [`Template`] |
 //! | `GET /v1/templates/{a}/diff/{b}` | - | list of [`Change`] |
@@ -47,7 +51,10 @@ mod ve;
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
-pub use store::{CheckStatus, Doctor, DoctorCheck, StoreInfo};
+pub use store::{
+    CheckStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest, StoreDamage, StoreDf,
+    StoreInfo, StoreVerifyReport, TemplateDf, VeDf, VerifyProgress, VerifyStatus, VerifyStore,
+};
 pub use template::{
     DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,
     VerifyReport,

@@ -165,7 +165,7 @@ impl<W: Write> TarWriter<W> {
             // PAX text is UTF-8 unless it says otherwise.
             all.push(b"hdrcharset", b"BINARY");
         }
-        all.extend(text_records);
+        all.append(text_records);
         header.set_number(100..108, u64::from(attr.perm));
         if !header.set_number(108..116, u64::from(attr.uid)) {
             records.push(b"uid", attr.uid.to_string().as_bytes());
@@ -186,7 +186,7 @@ impl<W: Write> TarWriter<W> {
             header.set_number(329..337, u64::from(major));
             header.set_number(337..345, u64::from(minor));
         }
-        all.extend(records);
+        all.append(records);
         if !all.is_empty() {
             let bytes = all.encode();
             let mut extension = Header::new(b'x');

@@ -9,8 +9,10 @@ pub const MAX_PATH_BYTES: usize = 4096;
 /// What an archive may ask of this host before the import gives up.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Entries in all (of all layers of an image).
+    /// Entries in all (of all layers of an image), with the directories that only their paths imply.
     pub max_entries: u64,
+    /// Bytes of paths, links and extended attributes of all entries together: they are held in memory until the end.
+    pub max_metadata_bytes: u64,
     /// Logical bytes of all contents together; holes count.
     pub max_bytes: u64,
     /// Decompressed bytes for each compressed byte, from 64 MiB of decompressed bytes on.
@@ -20,7 +22,7 @@ pub struct Limits {
 impl Default for Limits {
     /// Far above any real root filesystem, far below what fills a host.
     fn default() -> Self {
-        Limits { max_entries: 20_000_000, max_bytes: 2 << 40, max_ratio: 1000 }
+        Limits { max_entries: 20_000_000, max_metadata_bytes: 4 << 30, max_bytes: 2 << 40, max_ratio: 1000 }
     }
 }
 
@@ -28,12 +30,13 @@ impl Default for Limits {
 pub(super) struct Budget<'a> {
     limits: &'a Limits,
     entries: AtomicU64,
+    metadata_bytes: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl<'a> Budget<'a> {
     pub(super) fn new(limits: &'a Limits) -> Self {
-        Budget { limits, entries: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Budget { limits, entries: 0.into(), metadata_bytes: 0.into(), bytes: 0.into() }
     }
 
     pub(super) fn limits(&self) -> &'a Limits {
@@ -41,7 +44,15 @@ impl<'a> Budget<'a> {
     }
 
     pub(super) fn entry(&self) -> Result<(), Reason> {
-        spend(&self.entries, 1, self.limits.max_entries, "entries")
+        self.entries(1)
+    }
+
+    pub(super) fn entries(&self, count: u64) -> Result<(), Reason> {
+        spend(&self.entries, count, self.limits.max_entries, "entries")
+    }
+
+    pub(super) fn metadata(&self, bytes: u64) -> Result<(), Reason> {
+        spend(&self.metadata_bytes, bytes, self.limits.max_metadata_bytes, "bytes of metadata")
     }
 
     pub(super) fn bytes(&self, bytes: u64) -> Result<(), Reason> {
@@ -143,7 +154,7 @@ mod tests {
 
     #[test]
     fn budget_stops_at_its_limits() {
-        let limits = Limits { max_entries: 2, max_bytes: 10, max_ratio: 1 };
+        let limits = Limits { max_entries: 2, max_bytes: 10, max_ratio: 1, ..Limits::default() };
         let budget = Budget::new(&limits);
         assert!(budget.entry().is_ok() && budget.entry().is_ok() && budget.entry().is_err());
         assert!(

@@ -61,15 +61,22 @@ impl Records {
         Ok(Records(records))
     }
 
-    /// Adds records that override the ones there are.
-    pub(super) fn extend(&mut self, later: Records) {
-        for (keyword, value) in later.0 {
-            // The sparse map of the oldest format is made of repeated records, whose order counts.
-            if !keyword.starts_with(b"GNU.sparse.") {
-                self.0.retain(|(present, _)| *present != keyword);
-            }
-            self.0.push((keyword, value));
-        }
+    /// Adds later records. They override earlier ones of the same keyword, because everybody who looks takes the last.
+    pub(super) fn append(&mut self, later: Records) {
+        self.0.extend(later.0);
+    }
+
+    /// As [`Records::append`], and forgets what is overridden: the time is quadratic in the number of records.
+    pub(super) fn replace(&mut self, later: Records) {
+        // The sparse map of the oldest format is made of repeated records, whose order counts.
+        let is_later = |keyword: &[u8]| later.0.iter().any(|(other, _)| other == keyword);
+        self.0.retain(|(keyword, _)| keyword.starts_with(b"GNU.sparse.") || !is_later(keyword));
+        self.append(later);
+    }
+
+    /// Length of all keywords and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(keyword, value)| (keyword.len() + value.len()) as u64).sum()
     }
 
     /// The last value of a keyword. An empty one withdraws an earlier value (POSIX).

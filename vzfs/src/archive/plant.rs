@@ -42,11 +42,13 @@ pub(super) struct Plant {
     pub(super) builder: TreeBuilder,
     /// Names that the current layer of an image has set; `None` when there are no layers.
     layer: Option<HashSet<(NodeId, Name)>>,
+    /// Directories that were made because a path led through them, and bytes of their names; until somebody asks.
+    implied: (u64, u64),
 }
 
 impl Plant {
     pub(super) fn new() -> Self {
-        Plant { builder: TreeBuilder::new(implied_directory()), layer: None }
+        Plant { builder: TreeBuilder::new(implied_directory()), layer: None, implied: (0, 0) }
     }
 
     /// From here on names belong to a new layer.
@@ -60,6 +62,11 @@ impl Plant {
         }
     }
 
+    /// How many directories were implied by paths since the last call, and how long their names are.
+    pub(super) fn take_implied(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.implied)
+    }
+
     /// The directory with this path; the missing ones on the way are made.
     pub(super) fn directory(&mut self, path: &[NameRef<'_>]) -> Result<NodeId, Reason> {
         let mut dir = self.builder.root();
@@ -68,6 +75,8 @@ impl Plant {
                 Some(Entry::Node(node)) if self.builder.meta(node).kind == FileKind::Dir => node,
                 Some(Entry::Node(_)) => return Err(Reason::ParentNotDirectory(join(&path[..=depth]))),
                 Some(Entry::Whiteout) | None => {
+                    self.implied.0 += 1;
+                    self.implied.1 += name.len() as u64;
                     self.builder.insert(dir, *name, implied_directory(), Content::None)?
                 }
             };

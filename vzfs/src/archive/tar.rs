@@ -13,6 +13,9 @@ pub(super) const BLOCK_BYTES: usize = 512;
 /// Longest extended header or sparse map: room for a file with the most extended attributes that Linux filesystems
 /// can store, and a bound on the memory an archive can take.
 const MAX_EXTENSION_BYTES: u64 = 16 << 20;
+/// Longest global extended header, and most bytes of global records in effect: every entry after it is read with them, so that this many
+/// bytes are work for each. Real ones hold a comment.
+const MAX_GLOBAL_BYTES: u64 = 16 << 10;
 /// Prefix of the PAX keywords that carry extended attributes.
 const XATTR_KEYWORD: &str = "SCHILY.xattr.";
 /// PAX keyword of this program: marks the entries that stand for whiteouts and opaque directories of a layer.
@@ -74,6 +77,8 @@ impl<R: Read> TarReader<R> {
     /// truncated.
     pub(super) fn next_member(&mut self) -> Result<Option<Member>, Reason> {
         let mut own = Records::default();
+        // Nothing says how many extended headers one entry may have, so they share the room of one.
+        let mut room = MAX_EXTENSION_BYTES;
         let (mut long_path, mut long_link) = (None, None);
         loop {
             self.skip_rest()?;
@@ -84,10 +89,17 @@ impl<R: Read> TarReader<R> {
             header.check()?;
             let size = header.size()?;
             match header.type_flag() {
-                b'x' | b'X' => own.extend(Records::parse(&self.extension(size)?)?),
+                b'x' | b'X' => {
+                    own.append(Records::parse(&self.extension(size, room)?)?);
+                    room -= size;
+                }
                 b'g' => {
-                    let records = Records::parse(&self.extension(size)?)?;
-                    self.global.extend(records);
+                    let records = Records::parse(&self.extension(size, MAX_GLOBAL_BYTES)?)?;
+                    self.global.replace(records);
+                    if self.global.bytes() > MAX_GLOBAL_BYTES {
+                        let what = "bytes of global extended headers";
+                        return Err(Reason::Limit { what, limit: MAX_GLOBAL_BYTES });
+                    }
                 }
                 b'L' => long_path = Some(self.long_name(size)?),
                 b'K' => long_link = Some(self.long_name(size)?),
@@ -95,7 +107,7 @@ impl<R: Read> TarReader<R> {
                 b'V' => self.begin(size),
                 _ => {
                     let mut records = self.global.clone();
-                    records.extend(own);
+                    records.append(own);
                     return self.member(&header, &records, long_path, long_link).map(Some);
                 }
             }
@@ -221,9 +233,9 @@ impl<R: Read> TarReader<R> {
         Ok(block)
     }
 
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, Reason> {
-        if size > MAX_EXTENSION_BYTES {
-            return Err(Reason::Limit { what: "bytes of extended header", limit: MAX_EXTENSION_BYTES });
+    fn extension(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, Reason> {
+        if size > limit {
+            return Err(Reason::Limit { what: "bytes of extended header", limit });
         }
         self.begin(size);
         // Grows with what really arrives: a header alone must not make us allocate.
@@ -234,7 +246,7 @@ impl<R: Read> TarReader<R> {
     }
 
     fn long_name(&mut self, size: u64) -> Result<Vec<u8>, Reason> {
-        let mut name = self.extension(size)?;
+        let mut name = self.extension(size, MAX_EXTENSION_BYTES)?;
         name.truncate(name.iter().position(|byte| *byte == 0).unwrap_or(name.len()));
         Ok(name)
     }

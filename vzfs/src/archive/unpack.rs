@@ -89,7 +89,9 @@ impl Unpacking<'_, '_> {
         loop {
             let taken = match tar.next_member() {
                 Ok(None) => break,
-                Ok(Some(member)) => self.take(&member, &mut tar, dialect, plant, &mut left_out),
+                Ok(Some(member)) => self
+                    .take(&member, &mut tar, dialect, plant, &mut left_out)
+                    .and_then(|()| self.spend_implied(plant)),
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = taken {
@@ -103,6 +105,13 @@ impl Unpacking<'_, '_> {
         tar.finish().map_err(|reason| ArchiveError::Archive { archive: archive.to_owned(), reason })
     }
 
+    /// A short path can stand for thousands of directories.
+    fn spend_implied(&self, plant: &mut Plant) -> Result<(), Reason> {
+        let (directories, name_bytes) = plant.take_implied();
+        self.budget.entries(directories)?;
+        self.budget.metadata(name_bytes)
+    }
+
     fn take<R: Read>(
         &self,
         member: &Member,
@@ -112,6 +121,8 @@ impl Unpacking<'_, '_> {
         left_out: &mut HashSet<Vec<u8>>,
     ) -> Result<(), Reason> {
         self.budget.entry()?;
+        let xattr_bytes: usize = member.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.budget.metadata((member.path.len() + member.link.len() + xattr_bytes) as u64)?;
         let path = components(&member.path)?;
         if dialect == Dialect::ImageLayer
             && let Some((name, parents)) = path.split_last()

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +51,8 @@ pub struct BatchStats {
 /// Dropping a batch without [`Batch::commit`] removes what it staged.
 pub struct Batch<'a> {
     store: &'a BlobStore,
+    /// When it repairs: the only blobs that it stores, whether or not the store has something of their names.
+    wanted: Option<HashSet<Digest>>,
     staged: Mutex<HashMap<Digest, Staged<'a>>>,
     buffers: Mutex<Vec<Vec<u8>>>,
     reused_blobs: AtomicU64,
@@ -77,9 +79,10 @@ impl Drop for Staged<'_> {
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(store: &'a BlobStore) -> Self {
+    pub(super) fn new(store: &'a BlobStore, wanted: Option<HashSet<Digest>>) -> Self {
         Batch {
             store,
+            wanted,
             staged: Mutex::default(),
             buffers: Mutex::default(),
             reused_blobs: AtomicU64::new(0),
@@ -258,8 +261,12 @@ impl<'a> Batch<'a> {
     /// Gives staged content its name; false when another batch was faster.
     fn publish(&self, digest: &Digest, staged: &mut Staged<'_>) -> Result<bool, BlobError> {
         let (from, to) = (self.store.staging(), self.store.root());
+        // Another batch may have published it and lost all its records since this one found that it was not there.
+        self.store.reprieve(digest);
         let name = relative(digest);
-        let mut renamed = fs::renameat_with(from, &staged.name, to, &name, RenameFlags::NOREPLACE);
+        // What a repairing batch finds under the name is damaged.
+        let flags = if self.wanted.is_some() { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let mut renamed = fs::renameat_with(from, &staged.name, to, &name, flags);
         if renamed == Err(Errno::INVAL) {
             // The filesystem lacks NOREPLACE. Replacing is harmless: the same digest is the same content.
             renamed = fs::renameat(from, &staged.name, to, &name);
@@ -284,6 +291,10 @@ impl<'a> Batch<'a> {
 
     fn is_known(&self, summary: &Summary) -> Result<bool, BlobError> {
         let staged = self.staged.lock().contains_key(&summary.digest);
+        self.store.reprieve(&summary.digest);
+        if let Some(wanted) = &self.wanted {
+            return Ok(staged || !wanted.contains(&summary.digest));
+        }
         Ok(staged || self.store.contains(&summary.digest)?)
     }
 

@@ -9,8 +9,9 @@
 //! # Invariants
 //! 1. A name in a digest folder refers to the complete content with that digest, also after a crash: content is
 //!    durable before it gets that name, and the name is durable before [`Batch::commit`] returns.
-//! 2. A published blob is never written again. It is removed only by [`BlobStore::remove`], whose caller knows that no tree refers
-//!    to it and that no batch is open: a batch relies on the blobs it found published.
+//! 2. A published blob is never written again. It is removed only while it is [`Condemned`]: no record refers to it, no batch relies on it, and
+//!    a batch that comes upon it takes it off that list before it looks whether the blob is there.
+//!    A damaged one is replaced, by a rename, by content that was hashed on its way in ([`BlobStore::repairing_batch`]).
 //! 3. After `commit` every digest that the batch handed out is durable, also one that another batch published: the
 //!    `unsynced` flag says that names may exist that are not durable yet, and every commit clears it first.
 //!
@@ -21,6 +22,7 @@
 mod batch;
 mod ingest;
 mod store;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ use crate::types::Digest;
 
 pub use batch::{Batch, BatchStats, Stored};
 pub use store::BlobStore;
+pub use sweep::Condemned;
 
 /// Why the blob store could not do what was asked.
 #[derive(Debug, Error)]

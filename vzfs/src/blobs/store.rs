@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ pub struct BlobStore {
     /// Whether names may have been published that are not durable yet (invariant 3). Locked for the whole
     /// publication; no other lock is taken while it is held, except a batch's own.
     pub(super) unsynced: Mutex<bool>,
+    /// What is about to be removed; see [`super::Condemned`]. Held for moments, no other lock is taken under it.
+    pub(super) condemned: Mutex<HashSet<Digest>>,
 }
 
 impl BlobStore {
@@ -83,12 +86,18 @@ impl BlobStore {
             reflinks,
             next_staged: AtomicU64::new(0),
             unsynced: Mutex::new(false),
+            condemned: Mutex::default(),
         })
     }
 
     /// Begins a batch of additions. Batches may run at the same time.
     pub fn batch(&self) -> Batch<'_> {
-        Batch::new(self)
+        Batch::new(self, None)
+    }
+
+    /// Begins a batch that stores nothing but these blobs, and replaces what has their names.
+    pub fn repairing_batch(&self, wanted: HashSet<Digest>) -> Batch<'_> {
+        Batch::new(self, Some(wanted))
     }
 
     /// Whether a blob with this digest is published.
@@ -117,24 +126,39 @@ impl BlobStore {
         }
     }
 
-    /// Reads a blob whole and compares its digest with its name. Returns its size in bytes.
+    /// Reads a blob whole from the disk and compares its digest with its name. Returns its size in bytes.
     ///
     /// # Errors
     /// [`BlobError::Damaged`] when they differ, [`BlobError::Missing`] when there is no such blob.
     pub fn verify(&self, digest: &Digest) -> Result<u64, BlobError> {
+        self.verify_reading(digest, &mut |_| {})
+    }
+
+    /// [`BlobStore::verify`] that tells how many bytes it has just read, piece by piece: whoever is told may take his time.
+    pub fn verify_reading(&self, digest: &Digest, read: &mut dyn FnMut(u64)) -> Result<u64, BlobError> {
         let file = self.open_blob(digest)?;
-        let mut buffer = vec![0; HASH_CHUNK_BYTES];
+        // Past the page cache where the host can: what counts is what is on the disk, and what programs use stays in the cache.
+        let _ = fs::fcntl_setfl(&file, OFlags::DIRECT);
+        let mut buffer = AlignedBuffer::new(HASH_CHUNK_BYTES);
         let mut hasher = blake3::Hasher::new();
         let mut size = 0;
         loop {
-            let read = match rustix::io::read(&file, &mut buffer[..]) {
+            // By position, as a direct read leaves no other trace of where it ended.
+            match rustix::io::pread(&file, buffer.bytes(), size) {
                 Ok(0) => break,
-                Ok(read) => read,
-                Err(Errno::INTR) => continue,
+                Ok(got) => {
+                    hasher.update(&buffer.bytes()[..got]);
+                    size += got as u64;
+                    read(got as u64);
+                }
+                Err(Errno::INTR) => {}
+                // A direct read at a position that is not aligned: the file ends in the middle of a block.
+                Err(Errno::INVAL) if fs::fcntl_getfl(&file).is_ok_and(|now| now.contains(OFlags::DIRECT)) => {
+                    fs::fcntl_setfl(&file, OFlags::empty())
+                        .map_err(BlobError::io("read", self.path(digest)))?;
+                }
                 Err(errno) => return Err(BlobError::io("read", self.path(digest))(errno)),
-            };
-            hasher.update(&buffer[..read]);
-            size += read as u64;
+            }
         }
         let actual = Digest::from(hasher.finalize());
         if actual == *digest {
@@ -173,14 +197,6 @@ impl BlobStore {
             }
         }
         Ok(blobs)
-    }
-
-    /// Removes a blob; one that is not there is no error. The caller answers for invariant 2.
-    pub fn remove(&self, digest: &Digest) -> Result<(), BlobError> {
-        match fs::unlinkat(&self.root, relative(digest), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(BlobError::io("remove", self.path(digest))(errno)),
-        }
     }
 
     /// Whether the host filesystem can share data between files (`FICLONE`); probed once at open.
@@ -224,6 +240,28 @@ impl BlobStore {
     /// A staging name that no other batch of this store has.
     pub(super) fn staged_name(&self) -> String {
         format!("{:x}", self.next_staged.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Memory for direct reads, which must begin at a multiple of the disk's block size.
+struct AlignedBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBuffer {
+    /// No disk has larger blocks.
+    const ALIGNMENT: usize = 4096;
+
+    fn new(len: usize) -> AlignedBuffer {
+        let memory = vec![0; len + Self::ALIGNMENT];
+        let start = memory.as_ptr().align_offset(Self::ALIGNMENT);
+        AlignedBuffer { memory, start, len }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
     }
 }
 

@@ -20,6 +20,36 @@ fn staged(dir: &tempfile::TempDir) -> usize {
     std::fs::read_dir(dir.path().join("tmp")).expect("staging").count()
 }
 
+fn remove(store: &BlobStore, digest: Digest) -> bool {
+    store.condemn([digest].into()).remove(&digest).expect("remove")
+}
+
+/// The two orders in which a sweep and a batch can come upon one blob.
+#[test]
+fn what_a_batch_comes_upon_is_not_swept() {
+    let (_dir, store) = new_store();
+    let batch = store.batch();
+    let [first, second, third] =
+        [b"first", b"other", b"third"].map(|bytes| batch.add_bytes(bytes).expect("add").digest);
+    batch.commit().expect("commit");
+    let condemned = store.condemn([first, second].into());
+    let batch = store.batch();
+    assert!(!batch.add_bytes(b"first").expect("add").new, "it is still there");
+    assert!(!condemned.remove(&first).expect("remove"), "the batch relies on it");
+    assert!(condemned.remove(&second).expect("remove"));
+    assert!(batch.add_bytes(b"other").expect("add").new, "it has to be stored again");
+    assert!(!condemned.remove(&second).expect("remove"), "it is not the blob that was condemned");
+    assert!(!condemned.remove(&third).expect("remove"), "it was never condemned");
+    batch.commit().expect("commit");
+    for digest in [first, second, third] {
+        store.verify(&digest).expect("there");
+    }
+    // A list that is gone condemns nothing.
+    drop(condemned);
+    let condemned = store.condemn([].into());
+    assert!(!condemned.remove(&first).expect("remove"));
+}
+
 #[test]
 fn bytes_come_back_and_equal_ones_are_kept_once() {
     let (dir, store) = new_store();
@@ -48,8 +78,8 @@ fn bytes_come_back_and_equal_ones_are_kept_once() {
     let batch = store.batch();
     assert!(!batch.add_bytes(b"hello").expect("add").new);
     assert_eq!(batch.commit().expect("commit").new_blobs, 0);
-    store.remove(&first.digest).expect("remove");
-    store.remove(&first.digest).expect("remove twice");
+    assert!(remove(&store, first.digest));
+    assert!(!remove(&store, first.digest), "it is gone");
     assert!(matches!(store.open_blob(&first.digest), Err(BlobError::Missing { .. })));
 }
 
@@ -86,7 +116,7 @@ fn zero_blocks_become_holes_in_every_way_in() {
         let on_disk = store.path(&by_file.digest).metadata().expect("stat");
         assert_eq!(on_disk.len(), size as u64);
         assert!(on_disk.blocks() * 512 <= by_file.allocated_bytes, "{size}: {} blocks", on_disk.blocks());
-        store.remove(&by_file.digest).expect("remove");
+        assert!(remove(&store, by_file.digest));
     }
 }
 
@@ -189,4 +219,45 @@ fn blobs_cannot_be_reopened_for_writing() {
     let again = format!("/proc/self/fd/{}", blob.as_raw_fd());
     let error = File::options().write(true).open(again).expect_err("read-only mount");
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::ROFS.raw_os_error()));
+}
+
+/// A repairing batch takes what it was told and nothing else, and replaces what is there.
+#[test]
+fn a_repairing_batch_replaces_what_it_is_told() {
+    let (_dir, store) = new_store();
+    let batch = store.batch();
+    let stored = batch.add_bytes(b"content").expect("add");
+    batch.commit().expect("commit");
+    let path = store.path(&stored.digest);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    std::fs::write(&path, b"damage").expect("write");
+    let reader = store.open_blob(&stored.digest).expect("open");
+    assert!(matches!(store.verify(&stored.digest), Err(BlobError::Damaged { .. })));
+
+    let batch = store.repairing_batch([stored.digest].into());
+    assert!(!batch.add_bytes(b"something else").expect("add").new);
+    assert!(batch.add_reader(&b"content"[..]).expect("add").new);
+    assert!(!batch.add_bytes(b"content").expect("add").new);
+    batch.commit().expect("commit");
+    assert_eq!(store.verify(&stored.digest).expect("whole"), 7);
+    assert_eq!(store.list().expect("list").count(), 1);
+    let mut old = String::new();
+    (&reader).read_to_string(&mut old).expect("read");
+    assert_eq!(old, "damage", "whoever has it open keeps it");
+}
+
+#[test]
+fn verifying_reads_every_byte_once() {
+    let (_dir, store) = new_store();
+    for size in [0, 1, 4095, 4096, 256 << 10, (256 << 10) + 1, (1 << 20) + 4097] {
+        let batch = store.batch();
+        let stored = batch.add_bytes(&vec![7; size]).expect("add");
+        batch.commit().expect("commit");
+        let mut read = 0;
+        assert_eq!(
+            store.verify_reading(&stored.digest, &mut |bytes| read += bytes).expect("whole"),
+            size as u64
+        );
+        assert_eq!(read, size as u64);
+    }
 }

@@ -1,6 +1,7 @@
 //! From the command line and the environment to values.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
@@ -52,6 +53,12 @@ pub struct Args {
     /// Threads that answer requests of each mount; as many as CPUs, at most 4, unless given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
+    /// How often the whole store is read again and checked against its digests: a number with d, h, m or s, or "never".
+    #[arg(long, value_name = "TIME", env = "VZFS_SCRUB_INTERVAL", default_value = "30d", value_parser = interval)]
+    pub scrub_interval: ScrubInterval,
+    /// How fast that reads, in MiB a second.
+    #[arg(long, value_name = "MIB", env = "VZFS_SCRUB_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub scrub_rate: u32,
     /// Set by the command for the process that it leaves in the background: it tells on standard output when it is
     /// ready.
     #[arg(long, hide = true)]
@@ -69,6 +76,40 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// Threads of each mount.
     pub threads: usize,
+    /// Scheduled checks; `None` for none.
+    pub scrub: Option<Scrub>,
+}
+
+/// How the daemon checks the store by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Scrub {
+    /// From the end of one check to the beginning of the next.
+    pub interval: Duration,
+    /// How fast it reads.
+    pub bytes_per_second: u64,
+}
+
+/// The value of `--scrub-interval`; a type of its own, as the command line takes an `Option` for an option that may be left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScrubInterval(pub Option<Duration>);
+
+fn interval(text: &str) -> Result<ScrubInterval, String> {
+    if text == "never" {
+        return Ok(ScrubInterval(None));
+    }
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_secs = match &text[digits.len()..] {
+        "d" => 86_400,
+        "h" => 3600,
+        "m" => 60,
+        "s" => 1,
+        _ => 0,
+    };
+    let secs = digits.parse::<u32>().ok().and_then(|count| u64::from(count).checked_mul(unit_secs));
+    match secs.filter(|secs| *secs > 0) {
+        Some(secs) => Ok(ScrubInterval(Some(Duration::from_secs(secs)))),
+        None => Err("write a number and d, h, m or s, as in 30d, or \"never\"".to_owned()),
+    }
 }
 
 impl Args {
@@ -86,6 +127,10 @@ impl Args {
                 PassthroughChoice::Off => Passthrough::Off,
             },
             threads: self.threads.map_or(cpus.min(MAX_DEFAULT_THREADS), usize::from),
+            scrub: self
+                .scrub_interval
+                .0
+                .map(|interval| Scrub { interval, bytes_per_second: u64::from(self.scrub_rate) << 20 }),
         })
     }
 }
@@ -103,5 +148,17 @@ mod tests {
         assert!(config.store.is_absolute());
         assert_eq!((config.threads, config.passthrough), (3, Passthrough::Off));
         assert!(Args::try_parse_from(["vzfsd", "--threads", "0"]).is_err());
+        let scrub = |arguments: &[&str]| {
+            Args::try_parse_from(arguments).ok().map(|args| args.resolve().expect("resolves").scrub)
+        };
+        let scrub_of = |hours: u64, mib: u64| {
+            Some(Scrub { interval: Duration::from_secs(hours * 3600), bytes_per_second: mib << 20 })
+        };
+        assert_eq!(scrub(&["vzfsd"]), Some(scrub_of(720, 20)));
+        assert_eq!(scrub(&["vzfsd", "--scrub-interval", "12h", "--scrub-rate", "5"]), Some(scrub_of(12, 5)));
+        assert_eq!(scrub(&["vzfsd", "--scrub-interval", "never"]), Some(None));
+        for wrong in ["0d", "", "d", "7", "7w", "-1h", "1.5h"] {
+            assert_eq!(scrub(&["vzfsd", "--scrub-interval", wrong]), None, "{wrong}");
+        }
     }
 }

@@ -50,6 +50,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::VeBusy(_)
         | StoreError::VeRemoving(_)
         | StoreError::Locked { .. }
+        | StoreError::Verifying
         | StoreError::Closing => ErrorCode::Busy,
         StoreError::TemplateInUse { .. }
         | StoreError::Mounted { .. }
@@ -87,6 +88,7 @@ fn code(error: &StoreError) -> ErrorCode {
         StoreError::Meta(error) => meta_code(error),
         StoreError::Volume { source, .. } => match &**source {
             VolumeError::Damaged { .. } => ErrorCode::Damaged,
+            VolumeError::PathTooLong { .. } => ErrorCode::Invalid,
             VolumeError::Meta(error) => meta_code(error),
             VolumeError::Blob(error) => blob_code(error),
             _ => ErrorCode::Internal,
@@ -198,6 +200,7 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::TemplateExists(_), _) => {
             "a template never changes: give the new one another version, or remove the old one".to_owned()
         }
+        (StoreError::Verifying, _) => "`vzfs store verify --status` says how far it is".to_owned(),
         (StoreError::TemplateBusy(_), _) => "wait until that is done".to_owned(),
         (StoreError::TemplateInUse { .. }, _) => "remove these first".to_owned(),
         (StoreError::Mounted { ve, .. }, _) => format!("unmount it first: `vzfs ve umount {ve}`"),

@@ -13,6 +13,7 @@ mod error;
 mod mounter;
 mod process;
 mod routes;
+mod scrub;
 mod server;
 mod streams;
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use config::{Args, Config, LogFormat, PassthroughChoice};
+pub use config::{Args, Config, LogFormat, PassthroughChoice, Scrub, ScrubInterval};
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;
@@ -120,11 +121,20 @@ async fn serve(config: &Config, store: &Arc<Store>, ready: impl FnOnce()) -> Res
         ready();
         let served = axum::serve(listener, router(Arc::clone(store)));
         let served = served.with_graceful_shutdown(wait_for_stop(stopped.clone()));
+        let scrub = async {
+            match config.scrub {
+                Some(scrub) => scrub::run(Arc::clone(store), scrub).await,
+                None => std::future::pending().await,
+            }
+            // It ends before the daemon does only because the daemon is ending.
+            std::future::pending::<()>().await;
+        };
         let deadline = async {
             wait_for_stop(stopped.clone()).await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
+            () = scrub => Ok(()),
             result = served => result.map_err(DaemonError::io("serve requests")),
             () = deadline => {
                 tracing::warn!("requests are still running and are cut off");

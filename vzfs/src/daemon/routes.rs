@@ -16,9 +16,10 @@ use super::doctor;
 use super::error::{Refusal, api_error};
 use super::streams;
 use crate::api::{
-    ApiError, CommitVe, CreateVe, ErrorCode, ImportRequest, MountVe, RemoveQuery, RenameVe, UmountVe,
+    ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, RemoveQuery, RenameVe,
+    UmountVe, VerifyStore,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{Pace, Store, StoreError};
 use crate::types::{TemplateRef, TypeError, VeName};
 
 /// The largest request: package lists and labels, with room.
@@ -34,6 +35,9 @@ pub fn router(store: Arc<Store>) -> Router {
     Router::new()
         .route("/v1/store", get(info))
         .route("/v1/store/doctor", get(look))
+        .route("/v1/store/df", get(df))
+        .route("/v1/store/gc", post(collect))
+        .route("/v1/store/verify", get(verify_status).post(verify_store))
         .route("/v1/templates", get(templates))
         .route("/v1/templates/import", post(import))
         .route("/v1/templates/{ref}", get(template).delete(remove_template))
@@ -59,6 +63,24 @@ async fn info(State(store): Shared) -> Reply {
 
 async fn look(State(store): Shared) -> Reply {
     blocking(move || Ok(doctor::look(&store))).await
+}
+
+async fn df(State(store): Shared) -> Reply {
+    blocking(move || store.df()).await
+}
+
+async fn collect(State(store): Shared, body: Body) -> Reply {
+    let request: GcRequest = json(body)?;
+    Ok(streams::events(move |events| store.collect(request, events)))
+}
+
+async fn verify_store(State(store): Shared, body: Body) -> Reply {
+    let request: VerifyStore = json(body)?;
+    Ok(streams::events(move |events| store.verify_store(&request, Pace::Full, events)))
+}
+
+async fn verify_status(State(store): Shared) -> Reply {
+    blocking(move || store.verify_status()).await
 }
 
 async fn templates(State(store): Shared) -> Reply {

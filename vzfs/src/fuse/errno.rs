@@ -20,7 +20,7 @@ pub(super) fn errno(ve: &VeName, operation: &'static str, failure: &VolumeError)
         VolumeError::Invalid(_) => libc::EINVAL,
         VolumeError::Stale => libc::ESTALE,
         VolumeError::NoData => libc::ENODATA,
-        VolumeError::NameTooLong => libc::ENAMETOOLONG,
+        VolumeError::NameTooLong | VolumeError::PathTooLong { .. } => libc::ENAMETOOLONG,
         VolumeError::TooManyLinks => libc::EMLINK,
         // ext4 says so when the attributes of an inode do not fit.
         VolumeError::XattrSpace => libc::ENOSPC,

@@ -29,6 +29,10 @@ pub(super) fn inode(ve: VeId, ino: Ino) -> [u8; DIRECTORY_BYTES] {
     key
 }
 
+pub(super) fn ve_of(key: &[u8]) -> Option<VeId> {
+    Some(VeId(u32::from_be_bytes(key.get(..4)?.try_into().ok()?)))
+}
+
 pub(super) fn inode_of(key: &[u8]) -> Option<Ino> {
     Ino::new(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
 }

@@ -2,9 +2,9 @@
 
 use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
 
-use super::record::{EntryRecord, InodeRecord};
+use super::record::{EntryRecord, InodeRecord, PrivateContent};
 use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, damaged, keys, synced};
-use crate::types::{Ino, Name, NameRef, VeId};
+use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
 /// The writes of one filesystem operation, applied together or not at all.
 pub struct Changes<'m> {
@@ -136,6 +136,20 @@ impl Meta {
         })
     }
 
+    /// Calls `visit` with every blob that a private record of any VE names and its size, as of one moment. One that several records name comes several
+    /// times.
+    pub fn for_each_private_blob(&self, visit: &mut dyn FnMut(VeId, Digest, u64)) -> Result<(), MetaError> {
+        for row in self.db.iterator_cf(self.table(INODES), IteratorMode::Start) {
+            let (key, value) = row?;
+            let record = InodeRecord::decode(&value).map_err(|why| damaged(INODES, &key, &why))?;
+            if let PrivateContent::Blob { digest, size, .. } = record.content {
+                let ve = keys::ve_of(&key).ok_or_else(|| damaged(INODES, &key, &"the key is no inode"))?;
+                visit(ve, Digest::from_bytes(digest), size);
+            }
+        }
+        Ok(())
+    }
+
     /// Inodes that were removed and not yet forgotten when the VE was last in use.
     pub fn orphans(&self, ve: VeId) -> Result<Vec<Ino>, MetaError> {
         Ok(self.rows(ORPHANS, ve, |_, _| Ok(()))?.into_iter().map(|(ino, ())| ino).collect())
@@ -162,16 +176,19 @@ impl Meta {
         Ok(rows)
     }
 
+    /// The first number of the VE's counter that was never taken.
+    pub fn next_number(&self, ve: VeId) -> Result<u64, MetaError> {
+        let key = keys::ve(ve);
+        let Some(value) = self.db.get_pinned_cf(self.table(COUNTERS), key)? else { return Ok(0) };
+        let number = value[..].try_into().map(u64::from_le_bytes);
+        number.map_err(|_| damaged(COUNTERS, &key, &"it is no 64-bit number"))
+    }
+
     /// Takes `count` numbers from the VE's counter of private inodes and data files. They are never given out again, also
     /// after a crash: the new counter is durable before this returns.
     pub fn reserve_numbers(&self, ve: VeId, count: u64) -> Result<std::ops::Range<u64>, MetaError> {
         let key = keys::ve(ve);
-        let start = match self.db.get_pinned_cf(self.table(COUNTERS), key)? {
-            None => 0,
-            Some(value) => u64::from_le_bytes(
-                value[..].try_into().map_err(|_| damaged(COUNTERS, &key, &"it is no 64-bit number"))?,
-            ),
-        };
+        let start = self.next_number(ve)?;
         let end = start.checked_add(count).ok_or(MetaError::Exhausted(ve))?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.table(COUNTERS), key, end.to_le_bytes());

@@ -65,11 +65,13 @@ pub struct InodeRecord {
 }
 
 impl InodeRecord {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The record as it is stored.
+    pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, vec![VERSION]).expect("encoding into memory has no failing part")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// What [`InodeRecord::encode`] made. Other bytes are refused with a reason.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         match bytes.split_first() {
             Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|error| error.to_string()),
             Some((version, _)) => Err(format!("record version {version} is not known here")),
@@ -93,7 +95,8 @@ pub enum EntryRecord {
 }
 
 impl EntryRecord {
-    pub(super) fn encode(self) -> Vec<u8> {
+    /// The entry as it is stored.
+    pub fn encode(self) -> Vec<u8> {
         match self {
             EntryRecord::Whiteout => vec![0],
             EntryRecord::Node(ino, kind) => {
@@ -104,7 +107,8 @@ impl EntryRecord {
         }
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// What [`EntryRecord::encode`] made. Other bytes are refused with a reason.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let wrong = || format!("{} is no entry", bytes.escape_ascii());
         match bytes.split_first().ok_or_else(wrong)? {
             (0, []) => Ok(EntryRecord::Whiteout),

@@ -8,7 +8,7 @@ use crate::types::Digest;
 
 /// Changing how stacks are merged means another number: a base that is remembered under the old rules is then not
 /// found, and made anew for new VEs.
-const MERGE_RULES: &str = "vzfs base 1\n";
+pub(super) const MERGE_RULES: &str = "vzfs base 1\n";
 
 impl Store {
     /// The base of a stack, made if this is the first VE with that list of layers. The caller holds `adding`.

@@ -181,6 +181,9 @@ pub enum StoreError {
         /// Why.
         source: Box<VolumeError>,
     },
+    /// The whole store is being checked already.
+    #[error("the store is being verified already")]
+    Verifying,
     /// Data of a removed VE could not be deleted.
     #[error("cannot delete the data of VE {id}: {source}")]
     RemoveData {

@@ -13,15 +13,16 @@
 //! - S3: a VE's number is never used again, so that records and data left by a removal that a crash cut short never become part
 //!   of another VE. The next open finishes such a removal.
 //! - S4: a template is not removed while a VE or an application template stands on it, or is being made on it.
-//! - S5: blobs and trees are only swept while nothing is being added (`adding`), because something staged relies on
-//!   blobs that it found in the store.
+//! - S5: what is needed is only determined while nothing is being added (`adding`), because something staged relies on
+//!   blobs that it found in the store. `collect` has the rest of the argument.
 //!
-//! Locks, in the order in which they may be taken: `adding`, `building`, a slot's `live`, `catalog`, `mountpoints`, a slot's
-//! `shown`. Imports, commits and exports hold `adding` for reading and nothing else while they run; the name that they make is
-//! reserved in the catalog.
+//! Locks, in the order in which they may be taken: `collecting`, `adding`, `building`, a slot's `live`, `catalog`, `mountpoints`, a slot's
+//! `shown`. Imports and commits hold `adding` for reading and nothing else while they run; the name that they make is
+//! reserved in the catalog. An export holds nothing: one whose template is removed meanwhile fails.
 
 mod bases;
 mod choice;
+mod collect;
 mod convert;
 mod difference;
 mod error;
@@ -33,9 +34,10 @@ mod mounts;
 mod packages;
 mod records;
 mod slot;
+mod space;
 pub mod stack;
-mod sweep;
 mod templates;
+mod verify;
 mod ves;
 
 use std::collections::{BTreeMap, HashMap};
@@ -51,8 +53,9 @@ pub use error::{BoxError, StoreError};
 pub use events::Events;
 pub use layout::FORMAT;
 pub use mounts::{Mounted, Mounter, UnmountError};
+pub use verify::Pace;
 
-use crate::api::StoreInfo;
+use crate::api::{StoreInfo, VerifyProgress};
 use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
@@ -70,7 +73,9 @@ pub struct Store {
     meta: Arc<Meta>,
     started: Timestamp,
     closing: AtomicBool,
-    /// Lock 1. Read by whatever adds blobs or trees; written by the sweep (S5).
+    /// Lock 0. One garbage collection at a time.
+    collecting: Mutex<()>,
+    /// Lock 1. Read by whatever adds blobs or trees; written while it is determined what is needed (S5).
     adding: RwLock<()>,
     /// Lock 2. Held while a base is made, so that VEs made at once with one new stack make its base once.
     building: Mutex<()>,
@@ -78,6 +83,12 @@ pub struct Store {
     catalog: RwLock<Catalog>,
     /// Lock 5. Who has which mount point, or is about to.
     mountpoints: Mutex<HashMap<PathBuf, VeName>>,
+    /// Held for the time of a check of the whole store, before any other lock.
+    verifying: Mutex<()>,
+    /// Somebody waits for a scheduled check to give up.
+    verify_wanted: AtomicBool,
+    /// A leaf. How far that check is.
+    verify_progress: Mutex<Option<VerifyProgress>>,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
     base_bytes: Mutex<HashMap<Digest, u64>>,
     /// Last, so that the database is closed when the next daemon gets the lock.
@@ -124,10 +135,14 @@ impl Store {
             meta,
             started: Timestamp::now(),
             closing: AtomicBool::new(false),
+            collecting: Mutex::new(()),
             adding: RwLock::new(()),
             building: Mutex::new(()),
             catalog: RwLock::new(Catalog::default()),
             mountpoints: Mutex::new(HashMap::new()),
+            verifying: Mutex::new(()),
+            verify_wanted: AtomicBool::new(false),
+            verify_progress: Mutex::new(None),
             base_bytes: Mutex::new(HashMap::new()),
             _lock: lock,
         };
@@ -177,6 +192,7 @@ impl Store {
             mounted += u64::from(shown.mounted.is_some());
             passthrough = passthrough.or(shown.passthrough);
         }
+        let last = self.verify_status()?.last;
         let space = rustix::fs::statvfs(&self.layout.dir).ok();
         Ok(StoreInfo {
             store: self.layout.dir.clone(),
@@ -194,6 +210,8 @@ impl Store {
             private_bytes,
             free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
             passthrough,
+            verified: last.as_ref().map(|report| report.finished),
+            damaged: last.map_or(0, |report| report.unrepaired() as u64),
         })
     }
 
@@ -216,7 +234,7 @@ impl Store {
     /// Permission to add blobs and trees.
     fn begin_adding(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
         self.check_open()?;
-        // Recursive, because a thread that adds may come here again below, and a waiting sweep must not stop it then.
+        // Recursive, because a thread that adds may come here again below, and a waiting collection must not stop it then.
         Ok(self.adding.read_recursive())
     }
 

@@ -176,7 +176,7 @@ impl Store {
     /// Makes a finished layer a template.
     ///
     /// The order is what makes S1 hold through a crash: the blobs are durable before the tree that names them, the tree
-    /// before the record that names it. A crash in between leaves blobs or a tree that nobody names, which the next sweep
+    /// before the record that names it. A crash in between leaves blobs or a tree that nobody names, which the next collection
     /// removes.
     fn publish(
         &self,
@@ -331,7 +331,8 @@ impl Store {
             spec
         };
         tracing::info!(template = %spec, "template removed");
-        Ok(Removed { removed: spec.to_string(), freed_bytes: self.sweep()? })
+        let freed_bytes = self.collect_now()?.map(|report| report.freed_bytes);
+        Ok(Removed { removed: spec.to_string(), freed_bytes })
     }
 }
 

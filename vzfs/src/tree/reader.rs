@@ -143,6 +143,11 @@ impl Tree {
         self.blob_records().iter().map(|blob| (Digest::from_bytes(blob.digest), blob.size.get()))
     }
 
+    /// Whether a file of the tree has this content.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.blob_records().binary_search_by_key(digest.as_bytes(), |blob| blob.digest).is_ok()
+    }
+
     /// The inode at `path`, following no symbolic links. "" and "/" are the root; `.` and `..` are not
     /// understood.
     pub fn resolve(&self, path: &[u8]) -> Option<NodeView<'_>> {

@@ -2,10 +2,11 @@
 //!
 //! Only directories that hold private entries, and those above them, are visited; the cost is that of the change, not of the base.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::walk::{Children, Trail};
 use super::{Node, Result, Volume, VolumeError};
 use crate::blobs::Batch;
 use crate::meta::PrivateContent;
@@ -38,15 +39,6 @@ pub struct VolumeChange {
     pub size: u64,
 }
 
-/// What a VE's private layer holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Private inode records.
-    pub private_inodes: u64,
-    /// Allocated bytes of private data files.
-    pub private_bytes: u64,
-}
-
 /// One difference on the way.
 struct Difference<'a> {
     path: &'a [u8],
@@ -54,6 +46,13 @@ struct Difference<'a> {
     /// The inode now; of what was deleted, the base's.
     ino: Ino,
     attr: Attr,
+}
+
+/// A directory that is being compared: the length of its path, the names that are left, and those of the base without a counterpart yet.
+struct Compared {
+    path_len: usize,
+    now: std::collections::btree_map::IntoIter<Name, (Ino, FileKind)>,
+    before: Children,
 }
 
 type Visit<'a> = &'a mut dyn FnMut(Difference<'_>) -> Result<()>;
@@ -71,26 +70,7 @@ impl VolumeSource<'_> {
     pub fn for_each<E: From<VolumeError>>(&self, visit: &mut Visitor<'_, E>) -> std::result::Result<(), E> {
         let root = self.volume.attr(Ino::ROOT)?;
         visit(b"", Ino::ROOT, &root)?;
-        self.below(Ino::ROOT, &mut Vec::new(), visit)
-    }
-
-    fn below<E: From<VolumeError>>(
-        &self,
-        dir: Ino,
-        path: &mut Vec<u8>,
-        visit: &mut Visitor<'_, E>,
-    ) -> std::result::Result<(), E> {
-        for (name, (ino, kind)) in self.volume.children(dir)? {
-            let length = path.len();
-            push(path, &name);
-            let attr = self.volume.attr(ino)?;
-            visit(path, ino, &attr)?;
-            if kind == FileKind::Dir {
-                self.below(ino, path, visit)?;
-            }
-            path.truncate(length);
-        }
-        Ok(())
+        self.volume.walk_below(Ino::ROOT, &mut Trail::default(), visit)
     }
 
     /// The volume.
@@ -160,38 +140,13 @@ impl Volume {
         Ok(layer.tree)
     }
 
-    /// How much the private layer holds. Costs one host `stat` a data file.
-    pub fn usage(&self) -> Result<Usage> {
-        let mut usage = Usage::default();
-        for (_, record) in self.meta.all_inodes(self.ve)? {
-            usage.private_inodes += 1;
-            if let PrivateContent::Data { id, .. } = record.content {
-                usage.private_bytes += self.data.stat(id)?.blocks * 512;
-            }
-        }
-        Ok(usage)
-    }
-
-    fn children(&self, dir: Ino) -> Result<BTreeMap<Name, (Ino, FileKind)>> {
-        let _shared = self.names.read();
-        self.merged(dir, 0)?.map(|row| row.map(|row| (row.name, (row.ino, row.kind)))).collect()
-    }
-
-    fn base_children(&self, dir: Ino) -> BTreeMap<Name, (Ino, FileKind)> {
-        let node = |entry: crate::tree::TreeEntry<'_>| match entry.target {
-            crate::tree::Target::Node(ino, kind) => Some((entry.name.to_name(), (ino, kind))),
-            crate::tree::Target::Whiteout => None,
-        };
-        self.base.entries(dir, None).filter_map(node).collect()
-    }
-
     fn compare(&self, visit: Visit<'_>) -> Result<()> {
         let dirty = self.dirty_dirs()?;
         let root = self.attr(Ino::ROOT)?;
         if self.differs(Ino::ROOT, Ino::ROOT, &root)? {
             visit(Difference { path: b"", kind: ChangeKind::Changed, ino: Ino::ROOT, attr: root })?;
         }
-        self.compare_dirs(Ino::ROOT, Ino::ROOT, &mut Vec::new(), &dirty, visit)
+        self.compare_dirs(&dirty, visit)
     }
 
     /// Directories with private entries, and all directories above them.
@@ -211,81 +166,66 @@ impl Volume {
         Ok(dirty)
     }
 
-    fn compare_dirs(
-        &self,
-        dir: Ino,
-        base_dir: Ino,
-        path: &mut Vec<u8>,
-        dirty: &HashSet<Ino>,
-        visit: Visit<'_>,
-    ) -> Result<()> {
-        if dir == base_dir && !dirty.contains(&dir) {
-            return Ok(());
-        }
-        let mut before = self.base_children(base_dir);
-        for (name, (ino, kind)) in self.children(dir)? {
-            let length = path.len();
-            push(path, &name);
+    /// Compares everything below the root, entering what is dirty or has taken the place of another directory.
+    fn compare_dirs(&self, dirty: &HashSet<Ino>, visit: Visit<'_>) -> Result<()> {
+        let mut trail = Trail::default();
+        let mut open: Vec<Compared> = Vec::new();
+        let mut enter = Some((Ino::ROOT, Ino::ROOT));
+        loop {
+            if let Some((dir, base_dir)) = enter.take()
+                && (dir != base_dir || dirty.contains(&dir))
+            {
+                trail.enter(dir)?;
+                let (now, before) = (self.children(dir)?.into_iter(), self.base_children(base_dir));
+                open.push(Compared { path_len: trail.path().len(), now, before });
+            }
+            let Some(compared) = open.last_mut() else { return Ok(()) };
+            let path_len = compared.path_len;
+            let Some((name, (ino, kind))) = compared.now.next() else {
+                for (name, (ino, _)) in std::mem::take(&mut compared.before) {
+                    trail.go(path_len, &name)?;
+                    let attr = self.base_attr(ino)?;
+                    visit(Difference { path: trail.path(), kind: ChangeKind::Deleted, ino, attr })?;
+                    self.children_deleted(ino, &mut trail, visit)?;
+                }
+                trail.back(path_len);
+                open.pop();
+                continue;
+            };
+            let before = compared.before.remove(&name);
+            trail.go(path_len, &name)?;
             let attr = self.attr(ino)?;
-            match before.remove(&name) {
+            match before {
                 Some((base_ino, base_kind)) if base_kind == kind => {
                     if self.differs(ino, base_ino, &attr)? {
-                        visit(Difference { path, kind: ChangeKind::Changed, ino, attr })?;
+                        visit(Difference { path: trail.path(), kind: ChangeKind::Changed, ino, attr })?;
                     }
                     if kind == FileKind::Dir {
-                        self.compare_dirs(ino, base_ino, path, dirty, visit)?;
+                        enter = Some((ino, base_ino));
                     }
                 }
                 other_kind => {
-                    let kind = if other_kind.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
-                    visit(Difference { path, kind, ino, attr })?;
-                    self.all_added(ino, &attr, path, visit)?;
+                    let change = if other_kind.is_some() { ChangeKind::Changed } else { ChangeKind::Added };
+                    let path_len = trail.path().len();
+                    visit(Difference { path: trail.path(), kind: change, ino, attr })?;
+                    if kind == FileKind::Dir {
+                        self.walk_below(ino, &mut trail, &mut |path, ino, attr| {
+                            visit(Difference { path, kind: ChangeKind::Added, ino, attr: *attr })
+                        })?;
+                    }
                     if let Some((replaced, FileKind::Dir)) = other_kind {
-                        self.children_deleted(replaced, path, visit)?;
+                        trail.back(path_len);
+                        self.children_deleted(replaced, &mut trail, visit)?;
                     }
                 }
             }
-            path.truncate(length);
         }
-        for (name, (ino, _)) in before {
-            let length = path.len();
-            push(path, &name);
-            self.all_deleted(ino, path, visit)?;
-            path.truncate(length);
-        }
-        Ok(())
     }
 
-    fn all_added(&self, dir: Ino, attr: &Attr, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<()> {
-        if attr.kind != FileKind::Dir {
-            return Ok(());
-        }
-        for (name, (ino, _)) in self.children(dir)? {
-            let length = path.len();
-            push(path, &name);
-            let attr = self.attr(ino)?;
-            visit(Difference { path, kind: ChangeKind::Added, ino, attr })?;
-            self.all_added(ino, &attr, path, visit)?;
-            path.truncate(length);
-        }
-        Ok(())
-    }
-
-    fn all_deleted(&self, ino: Ino, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<()> {
-        let view =
-            self.base.node(ino).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })?;
-        visit(Difference { path, kind: ChangeKind::Deleted, ino, attr: view.attr() })?;
-        self.children_deleted(ino, path, visit)
-    }
-
-    fn children_deleted(&self, ino: Ino, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<()> {
-        for (name, (ino, _)) in self.base_children(ino) {
-            let length = path.len();
-            push(path, &name);
-            self.all_deleted(ino, path, visit)?;
-            path.truncate(length);
-        }
-        Ok(())
+    fn children_deleted(&self, dir: Ino, trail: &mut Trail, visit: Visit<'_>) -> Result<()> {
+        self.walk_base_below(dir, trail, &mut |path, ino, attr| {
+            visit(Difference { path, kind: ChangeKind::Deleted, ino, attr: *attr })
+        })
     }
 
     /// Whether an inode says something else than one of the base, of the same kind. Times of directories do not count.
@@ -424,13 +364,6 @@ impl Volume {
         }
         Ok(Some(ino))
     }
-}
-
-fn push(path: &mut Vec<u8>, name: &Name) {
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name.as_bytes());
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

@@ -75,6 +75,29 @@ impl DataFolder {
         }
     }
 
+    /// All data files of a VE with the space they take on the host, in bytes. Other files in the folder are passed over.
+    pub(super) fn list(&self) -> io::Result<Vec<(u64, u64)>> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| u64::from_str_radix(name, 16).ok())
+            else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(meta) => files.push((id, HostStat::of(&meta).blocks * 512)),
+                // Removed since the folder was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
+    }
+
     pub(super) fn space(&self) -> Result<rustix::fs::StatVfs, VolumeError> {
         rustix::fs::statvfs(&self.all)
             .map_err(|errno| VolumeError::io(format!("statvfs {}", self.all.display()))(errno.into()))

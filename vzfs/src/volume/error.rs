@@ -41,6 +41,12 @@ pub enum VolumeError {
     /// A name or value is longer than the host allows.
     #[error("name too long")]
     NameTooLong,
+    /// A path is longer than templates and archives can have. Programs in the VE may nest directories so deeply.
+    #[error("there are paths of more than 4095 bytes, below /{}", shortened(path))]
+    PathTooLong {
+        /// The directory below which they are, made printable.
+        path: String,
+    },
     /// The inode has as many names as fit.
     #[error("too many links")]
     TooManyLinks,
@@ -72,6 +78,13 @@ pub enum VolumeError {
         /// What is missing or wrong.
         why: &'static str,
     },
+}
+
+/// The beginning of a long path.
+fn shortened(path: &str) -> String {
+    const SHOWN_CHARS: usize = 100;
+    let shown: String = path.chars().take(SHOWN_CHARS).collect();
+    if shown.len() < path.len() { format!("{shown}...") } else { shown }
 }
 
 impl VolumeError {

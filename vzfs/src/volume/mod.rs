@@ -27,6 +27,7 @@
 
 mod attrs;
 mod changes;
+mod check;
 mod clock;
 mod content;
 mod data;
@@ -35,6 +36,8 @@ mod names;
 mod readdir;
 #[cfg(test)]
 mod tests;
+mod usage;
+mod walk;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,11 +45,12 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 pub use attrs::{SetAttr, SetTime, XattrMode};
-pub use changes::{ChangeKind, Usage, Visitor, VolumeChange, VolumeSource};
+pub use changes::{ChangeKind, Visitor, VolumeChange, VolumeSource};
 pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;
+pub use usage::Usage;
 
 use self::clock::Clock;
 use self::content::Opens;
@@ -101,6 +105,8 @@ pub struct Volume {
     opens: Mutex<Opens>,
     /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
     relabelled: Mutex<Vec<(Ino, Name)>>,
+    /// The counter when the volume was opened: smaller numbers are of earlier sessions.
+    first_number: u64,
     /// Taken last.
     numbers: Mutex<std::ops::Range<u64>>,
     /// Taken before `names`.
@@ -124,10 +130,12 @@ impl Volume {
         blobs: Arc<BlobStore>,
         data: &Path,
     ) -> Result<Volume> {
+        let first_number = meta.next_number(ve)?;
         let volume = Volume {
             ve,
             base,
             meta,
+            first_number,
             blobs,
             data: DataFolder::new(data, ve),
             names: RwLock::new(()),

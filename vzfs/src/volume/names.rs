@@ -305,7 +305,9 @@ impl Volume {
 
     /// Whether `dir` is `ancestor` or below it.
     fn is_within(&self, mut dir: Ino, ancestor: Ino) -> Result<bool> {
-        loop {
+        // One directory on the way is remembered, the next after twice as many steps: in damaged tables, it is met again.
+        let (mut remembered, mut until) = (dir, 64u64);
+        for step in 0.. {
             if dir == ancestor {
                 return Ok(true);
             }
@@ -314,7 +316,14 @@ impl Volume {
                 return Ok(false);
             }
             dir = parent;
+            if dir == remembered {
+                break;
+            }
+            if step == until {
+                (remembered, until) = (dir, until * 2);
+            }
         }
+        Err(VolumeError::Damaged { ino: dir, why: "a directory is below itself" })
     }
 }
 

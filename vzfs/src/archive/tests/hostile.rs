@@ -55,6 +55,12 @@ impl Tar {
         self.entry(b'x', "pax", "", 0o644, &bytes)
     }
 
+    fn global(self, keyword: &str, value: &[u8]) -> Self {
+        let mut records = super::super::pax::Records::default();
+        records.push(keyword.as_bytes(), value);
+        self.entry(b'g', "pax", "", 0o644, &records.encode())
+    }
+
     /// Changes the header that was written last, when that had no content.
     fn patch(mut self, at: usize, bytes: &[u8]) -> Self {
         let start = self.0.len() - 512;
@@ -209,7 +215,7 @@ fn truncation_is_noticed_everywhere() {
 #[test]
 fn bombs_are_defused() {
     let world = World::new();
-    let limits = Limits { max_entries: 100, max_bytes: 1 << 20, max_ratio: 50 };
+    let limits = Limits { max_entries: 100, max_metadata_bytes: 100_000, max_bytes: 1 << 20, max_ratio: 50 };
     let import = |bytes: &[u8]| {
         let path = world.path("bomb.tar");
         std::fs::write(&path, bytes).expect("write");
@@ -228,9 +234,42 @@ fn bombs_are_defused() {
         &[("GNU.sparse.realsize", b"9000000000000000000"), ("GNU.sparse.map", b"0,0")];
     assert_eq!(import(&Tar::new().pax(hole).file("hole", b"").end()), "bytes of content");
     // Headers that never become entries, behind a compressor: neither entries nor content would ever run out.
-    let comments = Tar::new().entry(b'g', "g", "", 0, &vec![0; 1 << 20]).0;
-    let bomb = zstd::encode_all(&comments.repeat(80)[..], 3).expect("zstd");
+    let labels = Tar::new().entry(b'V', "v", "", 0, &vec![0; 1 << 20]).0;
+    let bomb = zstd::encode_all(&labels.repeat(80)[..], 3).expect("zstd");
     assert_eq!(import(&bomb), "decompressed bytes for each compressed one");
+    // What stays in memory until the end: directories that nobody described, and attributes.
+    assert_eq!(import(&Tar::new().pax(&[("path", &b"d/".repeat(101))]).file("f", b"").end()), "entries");
+    let attributes: &[(&str, &[u8])] =
+        &[("SCHILY.xattr.user.a", &[0; 60_000]), ("SCHILY.xattr.user.b", &[0; 60_000])];
+    assert_eq!(import(&Tar::new().pax(attributes).file("f", b"").end()), "bytes of metadata");
+    // One entry's headers share the room of one.
+    let header = Tar::new().entry(b'x', "x", "", 0, &vec![0; 1 << 20]).0;
+    assert_eq!(import(&header.repeat(20)), "bytes of extended header");
+    let global = Tar::new().entry(b'g', "g", "", 0, &vec![0; 1 << 20]).0;
+    assert_eq!(import(&global), "bytes of extended header");
+    let globals = (0..20).fold(Tar::new(), |tar, index| tar.global(&format!("k{index}"), &[b'v'; 1000]));
+    assert_eq!(import(&globals.end()), "bytes of global extended headers");
+}
+
+/// Records of one header that override each other take time in proportion to their number: a quarter of a million of them.
+#[test]
+fn regression_many_records_are_read_once() {
+    let world = World::new();
+    let mut records = Vec::new();
+    for index in 0..250_000 {
+        records.extend_from_slice(format!("13 k{index:06}=v\n").as_bytes());
+    }
+    records.extend_from_slice(b"9 path=p\n");
+    let tree = world.import_tar(&Tar::new().entry(b'x', "x", "", 0, &records).file("f", b"").end());
+    assert!(has(&tree.expect("it is legal"), "p"));
+}
+
+#[test]
+fn later_global_records_override_earlier_ones() {
+    let world = World::new();
+    let tar = (0..50).fold(Tar::new(), |tar, index| tar.global("comment", &vec![b'0' + index % 10; 1000]));
+    let tree = world.import_tar(&tar.global("mtime", b"7").global("mtime", b"8").file("f", b"").end());
+    assert_eq!(node(&tree.expect("it is legal"), "f").mtime().secs, 8);
 }
 
 #[test]

@@ -104,6 +104,19 @@ fn a_number_that_is_not_a_function_of_the_content_is_noticed() {
     assert!(complaint(&tree).contains("inode number"), "{}", complaint(&tree));
 }
 
+/// The index has a place for every number up to the greatest; of 2^64 - 1, no machine has the memory.
+#[test]
+fn a_number_past_all_trees_is_noticed_before_an_index_is_made_for_it() {
+    let mut b = new();
+    for index in 0..1000 {
+        add(&mut b, ROOT, &format!("{index}"), file("x"));
+    }
+    let tree = tamper(&b.finish().expect("fit"), |inodes, _| {
+        inodes.last_mut().expect("many").ino = u64::MAX.into();
+    });
+    assert!(complaint(&tree).contains("range of private"), "{}", complaint(&tree));
+}
+
 #[test]
 fn entries_shared_by_two_directories_are_noticed_and_end() {
     let mut b = new();

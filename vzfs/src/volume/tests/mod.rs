@@ -473,3 +473,84 @@ fn a_file_has_as_many_names_as_on_ext4_and_a_directory_more() {
     // Its own two, bin, dir and etc.
     assert_eq!(volume.attr(Ino::ROOT).expect("attr").nlink, MAX_LINKS + 5);
 }
+
+/// The kernel sends the mode as it likes; only permission bits are kept.
+#[test]
+fn regression_a_new_file_has_permission_bits_only() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let new = NewNode { umask: 0o022, ..NewNode::new(FileKind::Dir, 0xffff) };
+    let made = scene.volume.create(Ino::ROOT, name("new"), new, Caller::ROOT).expect("create");
+    assert_eq!(made.perm, 0o7755);
+}
+
+/// Makes directories inside each other, each of which is called `d`.
+fn nest(volume: &Volume, levels: usize) -> Ino {
+    (0..levels).fold(Ino::ROOT, |dir, _| {
+        volume.create(dir, name("d"), NewNode::new(FileKind::Dir, 0o755), USER).expect("mkdir").ino
+    })
+}
+
+/// With a small stack, as recursion would use a frame a level.
+fn on_a_small_stack(work: impl FnOnce() + Send) {
+    const STACK_BYTES: usize = 64 << 10;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        thread.expect("a thread").join().expect("it ends well");
+    });
+}
+
+#[test]
+fn regression_deep_directories_do_not_overflow_the_stack() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    nest(&scene.volume, 2000);
+    on_a_small_stack(|| assert_eq!(scene.volume.changes().expect("changes").len(), 2000));
+    let (mut paths, base_paths) = (0, scene.base.walk().count());
+    on_a_small_stack(|| {
+        let visit = |_: &[u8], _: Ino, _: &Attr| {
+            paths += 1;
+            Ok::<_, VolumeError>(())
+        };
+        scene.volume.export_source().for_each(&mut { visit }).expect("walk");
+    });
+    assert_eq!(paths, base_paths + 2000);
+    // The layer becomes a base; there, all of it is deleted.
+    let deep = Scene::new(&store, scene.applied());
+    deep.volume.rename(Ino::ROOT, name("d"), Ino::ROOT, name("e"), RenameMode::Replace).expect("rename");
+    on_a_small_stack(|| assert_eq!(deep.volume.changes().expect("changes").len(), 4000));
+}
+
+#[test]
+fn regression_paths_beyond_what_templates_hold_are_refused() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let deepest = nest(&scene.volume, 2049);
+    assert_eq!(plain(scene.volume.changes()).err().as_deref(), Some("PathTooLong"));
+    let walked = scene.volume.export_source().for_each(&mut |_, _, _| Ok::<_, VolumeError>(()));
+    assert_eq!(plain(walked).err().as_deref(), Some("PathTooLong"));
+    // The VE itself works on.
+    scene.volume.create(deepest, name("file"), FILE, USER).expect("create");
+}
+
+/// No operation makes such records, but a damaged database may hold them.
+#[test]
+fn regression_directories_in_a_circle_are_damage() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let (dir, sub) = (scene.at("dir"), scene.at("dir/sub"));
+    let chmod = SetAttr { perm: Some(0o700), ..SetAttr::default() };
+    for ino in [dir, sub] {
+        scene.volume.set_attr(ino, chmod, Caller::ROOT).expect("chmod");
+    }
+    let mut changes = store.meta.changes(scene.ve);
+    changes.put_entry(sub, name("circle"), EntryRecord::Node(dir, FileKind::Dir));
+    let record = store.meta.inode(scene.ve, dir).expect("read").expect("pinned");
+    changes.put_inode(dir, &InodeRecord { parent: sub.get(), ..record });
+    changes.commit().expect("commit");
+    assert_eq!(plain(scene.volume.changes()).err().as_deref(), Some("Damaged"));
+    let moved = scene.volume.rename(Ino::ROOT, name("bin"), sub, name("bin"), RenameMode::Replace);
+    assert_eq!(plain(moved).err().as_deref(), Some("Damaged"));
+    let broken = scene.volume.check().expect("readable");
+    assert!(broken.iter().any(|what| what.contains("not below the root")), "{broken:?}");
+}

@@ -582,6 +582,7 @@ impl Pair<'_> {
 
     /// Everything that can be seen is as the model says.
     fn check(&self) {
+        assert_eq!(self.volume().check().expect("readable"), Vec::<String>::new());
         let mut visited = 0;
         let expected = self.model.paths();
         let check = |path: &[u8], ino: Ino, attr: &Attr| {

@@ -1,0 +1,398 @@
+//! Reading everything again: every tree and every blob against the digest that names it, who is touched by what is damaged, and repair from a
+//! source that has the same content.
+//!
+//! - Everything is read from the disk, not from the host's page cache, and does not displace what is in it.
+//! - Nothing is locked while reading. What is collected as garbage meanwhile is not damage; what comes meanwhile was just hashed.
+//! - Private data files have no digest: a program may write to them at any time. The host filesystem answers for them.
+//! - A damaged blob breaks only the files that show it. Each is named: by template and path, by VE and path, whether the VE has the file from
+//!   its base or a private record of its own names the blob.
+//! - Repair puts content of the same digest in the place of the damaged file, by a rename: whoever has the damaged one open keeps it until he
+//!   opens the file again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
+
+use super::events::{Events, Step};
+use super::records::{BaseRecord, TemplateRecord, VeRecord};
+use super::stack::build_base;
+use super::{Store, StoreError, difference};
+use crate::api::{
+    DamageUser, DamagedThing, StoreDamage, StoreVerifyReport, VerifyProgress, VerifyStatus, VerifyStore,
+    path_text,
+};
+use crate::archive::{self, Limits, Source};
+use crate::blobs::BlobError;
+use crate::meta::Table;
+use crate::tree::{ContentRef, Tree, TreeError, TreeImage, WalkEntry};
+use crate::types::{Digest, Timestamp, VeId};
+
+/// Key in [`Table::Setting`] of the last finished report.
+const LAST_REPORT: &str = "verified";
+/// How long a scheduled check may take to give up: the time of reading one blob.
+const GIVING_UP: Duration = Duration::from_secs(60);
+
+/// How fast a check may read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pace {
+    /// As fast as the disk gives it.
+    Full,
+    /// At most so many bytes a second, on average.
+    BytesPerSecond(u64),
+}
+
+/// Keeps a check to its pace.
+struct Pacer {
+    pace: Pace,
+    started: Instant,
+    bytes: u64,
+}
+
+impl Pacer {
+    fn new(pace: Pace) -> Pacer {
+        Pacer { pace, started: Instant::now(), bytes: 0 }
+    }
+
+    /// Waits until so many more bytes are allowed.
+    fn read(&mut self, bytes: u64) {
+        /// No sleep is longer, so that an end of the daemon is noticed.
+        const LONGEST: Duration = Duration::from_millis(500);
+        self.bytes += bytes;
+        let Pace::BytesPerSecond(rate) = self.pace else { return };
+        let due = Duration::from_secs_f64(self.bytes as f64 / rate.max(1) as f64);
+        std::thread::sleep(due.saturating_sub(self.started.elapsed()).min(LONGEST));
+    }
+}
+
+/// What is damaged, before it is known who is touched.
+type Damage = BTreeMap<Digest, (DamagedThing, String)>;
+
+impl Store {
+    /// Checks the whole store, and repairs what the request's source has. The report is kept until the next one.
+    ///
+    /// # Errors
+    /// [`StoreError::Verifying`] while another check runs, and for a scheduled one that had to give up. Damage is no error.
+    pub fn verify_store(
+        &self,
+        request: &VerifyStore,
+        pace: Pace,
+        events: &dyn Events,
+    ) -> Result<StoreVerifyReport, StoreError> {
+        if let Some(source) = request.repair.as_ref().filter(|source| !source.is_absolute()) {
+            let (what, path) = ("a source", source.clone());
+            return Err(StoreError::Path { what, path, why: "it is not absolute" });
+        }
+        let scheduled = pace != Pace::Full;
+        let _one_at_a_time = self.begin_verifying(scheduled)?;
+        let running = Running::start(self, scheduled);
+        let (mut report, damage) = self.read_all(pace, events, &running)?;
+        let mut repaired = HashSet::new();
+        if let Some(source) = request.repair.as_ref().filter(|_| !damage.is_empty()) {
+            repaired = self.repair(source, &damage, events)?;
+        }
+        report.damaged = self.with_users(&damage, &repaired)?;
+        report.finished = Timestamp::now();
+        for damaged in &report.damaged {
+            let users = damaged.users.len();
+            tracing::error!(digest = %damaged.digest, why = %damaged.why, users, repaired = damaged.repaired, "damage");
+            for user in &damaged.users {
+                tracing::error!(digest = %damaged.digest.short(), %user, "damaged");
+            }
+        }
+        tracing::info!(
+            trees = report.trees,
+            blobs = report.blobs,
+            bytes = report.bytes,
+            damaged = report.damaged.len(),
+            "store verified"
+        );
+        self.meta.put(Table::Setting, LAST_REPORT, &report)?;
+        Ok(report)
+    }
+
+    /// Waits for a turn. Somebody who waits for the result goes before a scheduled check, which gives up.
+    fn begin_verifying(&self, scheduled: bool) -> Result<MutexGuard<'_, ()>, StoreError> {
+        if let Some(free) = self.verifying.try_lock() {
+            return Ok(free);
+        }
+        if scheduled || !self.verify_progress.lock().is_some_and(|running| running.scheduled) {
+            return Err(StoreError::Verifying);
+        }
+        self.verify_wanted.store(true, Ordering::SeqCst);
+        let turn = self.verifying.try_lock_for(GIVING_UP);
+        self.verify_wanted.store(false, Ordering::SeqCst);
+        turn.ok_or(StoreError::Verifying)
+    }
+
+    /// An end for a check whose daemon is ending, or that somebody else's goes before.
+    fn check_go_on(&self, pace: Pace) -> Result<(), StoreError> {
+        self.check_open()?;
+        if pace != Pace::Full && self.verify_wanted.load(Ordering::SeqCst) {
+            return Err(StoreError::Verifying);
+        }
+        Ok(())
+    }
+
+    /// The check that runs, and what the last one found.
+    pub fn verify_status(&self) -> Result<VerifyStatus, StoreError> {
+        let running = *self.verify_progress.lock();
+        Ok(VerifyStatus { running, last: self.meta.get(Table::Setting, LAST_REPORT)? })
+    }
+
+    fn read_all(
+        &self,
+        pace: Pace,
+        events: &dyn Events,
+        running: &Running<'_>,
+    ) -> Result<(StoreVerifyReport, Damage), StoreError> {
+        let mut pacer = Pacer::new(pace);
+        let mut report = StoreVerifyReport { started: Timestamp::now(), ..StoreVerifyReport::default() };
+        let mut damage = Damage::new();
+        let mut unreadable = Vec::new();
+        // A needed tree that cannot be read is damage like any other here.
+        let needed = self.mark_with(&mut |digest, error| {
+            unreadable.push((digest, error));
+            Ok(())
+        })?;
+        for (digest, error) in unreadable {
+            damage.insert(digest, (DamagedThing::Tree, error.to_string()));
+        }
+        for digest in self.trees.list()? {
+            self.check_go_on(pace)?;
+            match self.trees.open(&digest).and_then(|tree| tree.validate().map(|()| tree)) {
+                Ok(tree) => {
+                    report.trees += 1;
+                    report.bytes += tree.stats().tree_bytes;
+                    pacer.read(tree.stats().tree_bytes);
+                }
+                Err(TreeError::Missing(_)) => {}
+                Err(error) => {
+                    damage.insert(digest, (DamagedThing::Tree, error.to_string()));
+                }
+            }
+        }
+        let mut sizes: HashMap<Digest, u64> = self.list_blobs(events)?.into_iter().collect();
+        for digest in &needed.blobs {
+            sizes.entry(*digest).or_insert(0);
+        }
+        let mut blobs: Vec<_> = sizes.into_iter().collect();
+        blobs.sort_unstable();
+        let total_bytes = blobs.iter().map(|(_, size)| size).sum();
+        let step = Step::new(events, "bytes", "verifying", Some(total_bytes));
+        running.set(0, total_bytes);
+        for (digest, size) in blobs {
+            self.check_go_on(pace)?;
+            let mut read = |bytes| match self.check_go_on(pace) {
+                Ok(()) => pacer.read(bytes),
+                // The blob is read to its end without waiting, and then the check ends.
+                Err(_) => {}
+            };
+            match self.blobs.verify_reading(&digest, &mut read) {
+                Ok(bytes) => {
+                    report.blobs += 1;
+                    report.bytes += bytes;
+                }
+                // Collected since it was listed.
+                Err(BlobError::Missing { .. }) if !needed.blobs.contains(&digest) => {}
+                // One that is unreadable is as lost as one that changed; the check goes on to the others.
+                Err(error) => {
+                    damage.insert(digest, (DamagedThing::Blob, error.to_string()));
+                }
+            }
+            step.add(size);
+            running.add(size);
+        }
+        step.finish();
+        // A template may have been removed, and its blobs collected, while this went on.
+        if damage.iter().any(|(_, (what, _))| *what == DamagedThing::Blob) {
+            let needed = self.mark_with(&mut |_, _| Ok(()))?;
+            damage.retain(|digest, (what, _)| {
+                let gone = *what == DamagedThing::Blob && !self.blobs.contains(digest).unwrap_or(true);
+                !gone || needed.blobs.contains(digest)
+            });
+        }
+        Ok((report, damage))
+    }
+
+    /// Names everybody who is touched.
+    fn with_users(
+        &self,
+        damage: &Damage,
+        repaired: &HashSet<Digest>,
+    ) -> Result<Vec<StoreDamage>, StoreError> {
+        if damage.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut users: BTreeMap<Digest, Vec<DamageUser>> = BTreeMap::new();
+        let blobs: HashSet<Digest> = damage.keys().copied().collect();
+        let shows = |tree: &Tree| tree.blobs().any(|(digest, _)| blobs.contains(&digest));
+        for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
+            let user = |path: &[u8]| DamageUser {
+                template: Some(record.spec.clone()),
+                ve: None,
+                path: path_text(path),
+            };
+            if damage.contains_key(&record.layer) {
+                users.entry(record.layer).or_default().push(user(b""));
+            }
+            let Ok(tree) = self.trees.open(&record.layer) else { continue };
+            for (path, entry) in tree.walk().filter(|_| shows(&tree)) {
+                if let WalkEntry::Node(view) = entry
+                    && let ContentRef::Blob { digest, .. } = view.content()
+                    && blobs.contains(&digest)
+                {
+                    users.entry(digest).or_default().push(user(&path));
+                }
+            }
+        }
+        let mut own: HashSet<VeId> = HashSet::new();
+        self.meta.for_each_private_blob(&mut |ve, digest, _| {
+            if blobs.contains(&digest) {
+                own.insert(ve);
+            }
+        })?;
+        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        for slot in slots {
+            let record = slot.record();
+            let user = |path: &[u8]| DamageUser {
+                template: None,
+                ve: Some(record.name.clone()),
+                path: path_text(path),
+            };
+            if damage.contains_key(&record.base) {
+                users.entry(record.base).or_default().push(user(b""));
+            }
+            let base = self.trees.open(&record.base).ok();
+            if !own.contains(&slot.id) && !base.is_some_and(|base| shows(&base)) {
+                continue;
+            }
+            let failed = |source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) };
+            match self.volume(&slot) {
+                Ok(volume) => {
+                    for (path, digest) in volume.paths_showing(&blobs).map_err(failed)? {
+                        users.entry(digest).or_default().push(user(&path));
+                    }
+                }
+                // Removed meanwhile, or its base is damaged, which says it all.
+                Err(StoreError::VeRemoving(_) | StoreError::Tree(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let described = damage.iter().map(|(digest, (what, why))| StoreDamage {
+            digest: *digest,
+            what: *what,
+            why: why.clone(),
+            repaired: repaired.contains(digest),
+            users: users.remove(digest).unwrap_or_default(),
+        });
+        Ok(described.collect())
+    }
+
+    /// Puts what the source has in the place of what is damaged. Returns what is whole again.
+    fn repair(
+        &self,
+        source: &Path,
+        damage: &Damage,
+        events: &dyn Events,
+    ) -> Result<HashSet<Digest>, StoreError> {
+        let of = |kind| damage.iter().filter(move |(_, (what, _))| *what == kind).map(|(digest, _)| *digest);
+        let blobs: HashSet<Digest> = of(DamagedThing::Blob).collect();
+        let trees: HashSet<Digest> = of(DamagedThing::Tree).collect();
+        let _adding = self.begin_adding()?;
+        let batch = self.blobs.repairing_batch(blobs.clone());
+        if source.join("blobs").is_dir() && source.join("trees").is_dir() {
+            for digest in &blobs {
+                let hex = digest.to_hex();
+                if let Ok(file) = File::open(source.join("blobs").join(&hex[..2]).join(&hex)) {
+                    batch.add_file(&file)?;
+                }
+            }
+            for digest in &trees {
+                let Ok(bytes) = std::fs::read(source.join("trees").join(digest.to_hex())) else { continue };
+                // One that is damaged there too is refused.
+                if let Err(error) = self.trees.put(&TreeImage { digest: *digest, bytes }) {
+                    tracing::warn!(tree = %digest.short(), %error, "the source cannot repair it");
+                }
+            }
+            batch.commit()?;
+        } else {
+            let step = Step::new(events, "files", "reading", None);
+            let source = Source::detect(source)?;
+            let mut full = archive::import(&source, &batch, &Limits::default(), &step)?;
+            step.finish();
+            difference::flatten(&mut full);
+            batch.commit()?;
+            if !trees.is_empty() {
+                let image = full.finish()?;
+                if trees.contains(&image.digest) {
+                    self.trees.put(&image)?;
+                }
+            }
+        }
+        self.rebuild_bases(&trees)?;
+        let mut whole = HashSet::new();
+        whole.extend(blobs.into_iter().filter(|digest| self.blobs.verify(digest).is_ok()));
+        let sound = |digest: &Digest| self.trees.open(digest).is_ok_and(|tree| tree.validate().is_ok());
+        whole.extend(trees.into_iter().filter(sound));
+        Ok(whole)
+    }
+
+    /// A base follows from its layers.
+    fn rebuild_bases(&self, trees: &HashSet<Digest>) -> Result<(), StoreError> {
+        let names: HashMap<Digest, _> = {
+            let ves = self.meta.list::<VeRecord>(Table::Ve)?;
+            ves.into_iter().flat_map(|(_, ve)| ve.stack).map(|item| (item.layer, item.spec)).collect()
+        };
+        for (_, record) in self.meta.list::<BaseRecord>(Table::Base)? {
+            let [os, apps @ ..] = &*record.layers else { continue };
+            if !trees.contains(&record.base) {
+                continue;
+            }
+            let open = |layer: &Digest| Some((names.get(layer)?.clone(), self.trees.open(layer).ok()?));
+            let (Ok(os), Some(apps)) =
+                (self.trees.open(os), apps.iter().map(open).collect::<Option<Vec<_>>>())
+            else {
+                continue;
+            };
+            match build_base(&os, &apps, &self.blobs) {
+                Ok(built) if built.image.digest == record.base => self.trees.put(&built.image)?,
+                Ok(_) => tracing::warn!(base = %record.base.short(), "its layers do not give it any more"),
+                Err(error) => tracing::warn!(base = %record.base.short(), %error, "it cannot be made again"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shows a running check in [`Store::verify_status`] until it is dropped.
+struct Running<'a>(&'a Store);
+
+impl<'a> Running<'a> {
+    fn start(store: &'a Store, scheduled: bool) -> Running<'a> {
+        *store.verify_progress.lock() =
+            Some(VerifyProgress { started: Timestamp::now(), scheduled, done_bytes: 0, total_bytes: 0 });
+        Running(store)
+    }
+
+    fn set(&self, done_bytes: u64, total_bytes: u64) {
+        if let Some(progress) = &mut *self.0.verify_progress.lock() {
+            (progress.done_bytes, progress.total_bytes) = (done_bytes, total_bytes);
+        }
+    }
+
+    fn add(&self, bytes: u64) {
+        if let Some(progress) = &mut *self.0.verify_progress.lock() {
+            progress.done_bytes += bytes;
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.0.verify_progress.lock() = None;
+    }
+}
