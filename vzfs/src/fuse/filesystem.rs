@@ -109,7 +109,7 @@ impl Filesystem for Dispatch {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<std::time::SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<std::time::SystemTime>,
         _chgtime: Option<std::time::SystemTime>,
         _bkuptime: Option<std::time::SystemTime>,
@@ -121,6 +121,7 @@ impl Filesystem for Dispatch {
             uid,
             gid,
             size,
+            through_handle: fh.is_some(),
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
@@ -346,8 +347,8 @@ impl Filesystem for Dispatch {
         }
     }
 
-    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        match ino(node).and_then(|ino| self.volume.xattr_names(ino)) {
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        match ino(node).and_then(|ino| self.volume.xattr_names(ino, caller(req))) {
             Ok(names) => {
                 let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
                 reply_xattr(size, &list, reply);

@@ -9,6 +9,7 @@ use crate::blobs::Batch;
 use crate::tree::{Content, Meta as TreeMeta, TreeBuilder};
 use crate::types::Digest;
 
+mod linear;
 mod model;
 
 /// One database and blob store for many volumes.
@@ -135,7 +136,7 @@ fn content(volume: &Volume, ino: Ino) -> Vec<u8> {
 }
 
 fn xattrs(volume: &Volume, ino: Ino) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let names = volume.xattr_names(ino).expect("list");
+    let names = volume.xattr_names(ino, Caller::ROOT).expect("list");
     names.into_iter().map(|name| (name.clone(), volume.xattr(ino, &name).expect("get"))).collect()
 }
 
