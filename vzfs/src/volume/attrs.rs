@@ -7,6 +7,7 @@ use crate::types::{Attr, FileKind, Ino, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BY
 
 /// `security.capability`: any change of content or owner takes it away (capabilities(7)).
 const CAPABILITY: &[u8] = b"security.capability";
+const TRUSTED: &[u8] = b"trusted.";
 const S_ISUID: u16 = 0o4000;
 const S_ISGID: u16 = 0o2000;
 const S_IXGRP: u16 = 0o0010;
@@ -40,6 +41,9 @@ pub struct SetAttr {
     pub gid: Option<u32>,
     /// Truncate or extend to this size.
     pub size: Option<u64>,
+    /// The size is set through a descriptor (ftruncate(2), `O_TRUNC`): mtime and ctime move also when the file has that size
+    /// already. With truncate(2) they do not. So says POSIX, and so do ext4 and XFS.
+    pub through_handle: bool,
     /// Access time.
     pub atime: Option<SetTime>,
     /// Modification time.
@@ -66,18 +70,15 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::Stale`] when a change of size must relabel the file (see `content`).
     pub fn set_attr(&self, ino: Ino, set: SetAttr, caller: Caller) -> Result<Attr> {
-        if set == SetAttr::default() {
-            if !caller.keeps_privileges() {
-                self.kill_privileges(ino, false)?;
-            }
-            return self.attr(ino);
-        }
+        let others = SetAttr { size: None, through_handle: false, ..set };
         if let Some(size) = set.size {
-            self.truncate(ino, size, caller)?;
+            self.truncate(ino, size, set.through_handle, caller)?;
+            if others == SetAttr::default() {
+                return self.attr(ino);
+            }
         }
-        if (SetAttr { size: None, ..set }) == SetAttr::default() {
-            return self.attr(ino);
-        }
+        // chown(2) that leaves both ids alone arrives as a change of nothing, too.
+        let chown = set.uid.is_some() || set.gid.is_some() || others == SetAttr::default();
         self.update(ino, |volume, record, now| {
             if let Some(perm) = set.perm {
                 record.perm = perm & 0o7777;
@@ -85,7 +86,7 @@ impl Volume {
                     record.xattrs.insert(acl::ACCESS.to_vec(), acl.after_chmod(perm).encode());
                 }
             }
-            if set.uid.is_some() || set.gid.is_some() {
+            if chown {
                 record.uid = set.uid.unwrap_or(record.uid);
                 record.gid = set.gid.unwrap_or(record.gid);
                 if set.perm.is_none() {
@@ -145,7 +146,7 @@ impl Volume {
 
     /// The value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        check_namespace(name)?;
+        check_xattr_name(name)?;
         let _shared = self.names.read();
         match self.node(ino)? {
             Node::Base(view) => view.xattr(name).map(<[u8]>::to_vec),
@@ -154,7 +155,8 @@ impl Volume {
         .ok_or(VolumeError::NoData)
     }
 
-    /// The names of the extended attributes that `caller` may know of: all, but for `trusted` ones, which are the superuser's (xattr(7)).
+    /// The names of the extended attributes that `caller` may know of: all, but for `trusted` ones, which are the superuser's (xattr(7)). The
+    /// kernel keeps others from reading those, but leaves the list to the filesystem.
     pub fn xattr_names(&self, ino: Ino, caller: Caller) -> Result<Vec<Vec<u8>>> {
         let _shared = self.names.read();
         let mut names: Vec<Vec<u8>> = match self.node(ino)? {
@@ -162,7 +164,7 @@ impl Volume {
             Node::Private(record) => record.xattrs.into_keys().collect(),
         };
         if caller.uid != Caller::ROOT.uid {
-            names.retain(|name| !name.starts_with(b"trusted."));
+            names.retain(|name| !name.starts_with(TRUSTED));
         }
         Ok(names)
     }
@@ -176,10 +178,10 @@ impl Volume {
         mode: XattrMode,
         caller: Caller,
     ) -> Result<()> {
-        if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || value.len() > MAX_XATTR_VALUE_BYTES {
+        if name.len() > MAX_XATTR_NAME_BYTES || value.len() > MAX_XATTR_VALUE_BYTES {
             return Err(VolumeError::NameTooLong);
         }
-        check_namespace(name)?;
+        check_xattr_name(name)?;
         self.update(ino, |_, record, _| {
             match (mode, record.xattrs.contains_key(name)) {
                 (XattrMode::Create, true) => return Err(VolumeError::Exists),
@@ -204,27 +206,31 @@ impl Volume {
 
     /// Removes an extended attribute.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        check_namespace(name)?;
-        self.update(ino, |_, record, _| match record.xattrs.remove(name) {
-            Some(_) => Ok(()),
-            // Removing an ACL that is not there is no error on any Linux filesystem.
-            None if name == acl::ACCESS || name == acl::DEFAULT => Ok(()),
-            None => Err(VolumeError::NoData),
-        })?;
-        Ok(())
+        let removed = check_xattr_name(name).and_then(|()| {
+            self.update(ino, |_, record, _| match record.xattrs.remove(name) {
+                Some(_) => Ok(()),
+                None => Err(VolumeError::NoData),
+            })
+        });
+        match removed {
+            // Removing an ACL that is not there is no error on any Linux filesystem, and no change.
+            Err(VolumeError::NoData) if name == acl::ACCESS || name == acl::DEFAULT => Ok(()),
+            removed => removed.map(drop),
+        }
     }
 }
 
-/// Refuses names outside the four namespaces that Linux filesystems have; `system` holds ACLs and nothing else.
-fn check_namespace(name: &[u8]) -> Result<()> {
+/// The namespaces of xattr(7), and those two names of `system.*` that stand for ACLs. The kernel passes on any name.
+fn check_xattr_name(name: &[u8]) -> Result<()> {
     if name == acl::ACCESS || name == acl::DEFAULT {
         return Ok(());
     }
-    let own = [&b"user."[..], b"trusted.", b"security."].iter().find_map(|space| name.strip_prefix(*space));
-    match own {
-        Some([]) => Err(VolumeError::Invalid("an attribute's name ends with its namespace")),
-        Some(_) => Ok(()),
+    match [&b"user."[..], TRUSTED, b"security."].iter().find(|space| name.starts_with(space)) {
         None => Err(VolumeError::Unsupported),
+        Some(space) if name == *space => {
+            Err(VolumeError::Invalid("an attribute's name is only its namespace"))
+        }
+        Some(_) => Ok(()),
     }
 }
 

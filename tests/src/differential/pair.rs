@@ -1,0 +1,339 @@
+//! Both sides together: a case is run and compared.
+
+use std::cell::Cell;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Timespec, Timestamps};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::detach::{self, Prepared};
+use super::execute::{Answer, Seen, execute, perform};
+use super::ops::{Op, RenameFlag, Step, User, step};
+use super::side::Side;
+use super::snapshot::{Depth, Snapshot};
+use super::stat::{Key, Relation, Stat};
+use super::tree;
+use crate::host::{host_sh, run};
+use crate::{Host, HostFs, Setup};
+
+/// Steps between two looks at everything, in cases that do not look after every step.
+const LOOK_EVERY: usize = 8;
+
+/// A sequence of operations.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Case {
+    /// Both trees are compared after every step. Otherwise seldom, so that the kernel's caches are cold more often.
+    #[serde(default)]
+    pub watched: bool,
+    /// The operations.
+    pub steps: Vec<Step>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let steps: Vec<String> = self.steps.iter().map(|step| format!("  {step:?}")).collect();
+        write!(f, "{{\"watched\": {}, \"steps\": [\n{}\n]}}", self.watched, steps.join(",\n"))
+    }
+}
+
+impl Case {
+    /// Cases of up to so many steps.
+    pub fn any(most: usize) -> impl Strategy<Value = Case> {
+        (any::<bool>(), vec(step(), 1..most)).prop_map(|(watched, steps)| Case { watched, steps })
+    }
+}
+
+/// A host with the tree as a template, on which cases are run one after the other.
+pub struct Ground {
+    host: Host,
+    fs: HostFs,
+    passthrough: bool,
+    source: PathBuf,
+    cases: Cell<u32>,
+}
+
+impl Ground {
+    /// Makes the host.
+    pub fn new(fs: HostFs, passthrough: bool) -> Ground {
+        let off = ["--passthrough", "off"].map(str::to_owned);
+        let daemon_args = if passthrough { Vec::new() } else { off.to_vec() };
+        let host = Host::with(Setup { fs, size_mib: 2048, daemon_args });
+        run(Command::new("mount").args(["-o", "remount,noatime"]).arg(host.disk()));
+        let source = host.disk().join("tree");
+        tree::make(&source);
+        host.vzfs(["template", "import", "tree@1", source.to_str().expect("text")]).ok();
+        Ground { host, fs, passthrough, source, cases: Cell::new(0) }
+    }
+
+    /// Runs a case. The error says after which step what differs.
+    pub fn run(&self, case: &Case) -> Result<(), String> {
+        let number = self.cases.replace(self.cases.get() + 1);
+        let ve = format!("case{number}");
+        let plain = self.host.disk().join(format!("plain-{ve}"));
+        tree::copy(&self.source, &plain);
+        self.host.mounted("tree", &[&ve]);
+        let pair = Pair {
+            ground: self,
+            plain: Side::enter(&plain),
+            inside: Side::enter(&self.host.root(&ve)),
+            ve: ve.clone(),
+            relation: Relation::new(),
+        };
+        let outcome = pair.run(case);
+        host_sh("rm -rf \"$1\"", [plain]);
+        self.host.vzfs(["ve", "umount", &ve]).ok();
+        self.host.vzfs(["ve", "rm", &ve]).ok();
+        outcome
+    }
+}
+
+/// A case under way.
+struct Pair<'g> {
+    ground: &'g Ground,
+    plain: Side,
+    inside: Side,
+    ve: String,
+    relation: Relation,
+}
+
+impl Pair<'_> {
+    fn run(mut self, case: &Case) -> Result<(), String> {
+        let start = self.plain.run(|inner| Snapshot::take(inner, Depth::Everything));
+        self.relation.on_blob.extend(start.regular_files().map(Stat::key));
+        self.look(Depth::Everything).map_err(|difference| format!("at the start: {difference}"))?;
+        for (number, step) in case.steps.iter().enumerate() {
+            let failed = |difference| format!("step {number}, {step:?}: {difference}");
+            self.step(step).map_err(failed)?;
+            if case.watched {
+                self.look(Depth::Attributes).map_err(failed)?;
+            }
+            if number % LOOK_EVERY == LOOK_EVERY - 1 {
+                self.look(Depth::Everything).map_err(failed)?;
+            }
+        }
+        self.look(Depth::Everything).map_err(|difference| format!("at the end: {difference}"))?;
+        self.remount();
+        self.look(Depth::Everything).map_err(|difference| format!("after a remount: {difference}"))
+    }
+
+    fn look(&mut self, depth: Depth) -> Result<(), String> {
+        let plain = self.plain.run(move |inner| Snapshot::take(inner, depth));
+        let inside = self.inside.run(move |inner| Snapshot::take(inner, depth));
+        let differences = plain.compare(&inside, &mut self.relation);
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("(plain / VE)\n    {}", differences.join("\n    ")))
+        }
+    }
+
+    fn remount(&mut self) {
+        let (host, ve) = (&self.ground.host, self.ve.clone());
+        self.around(|| {
+            host.vzfs(["ve", "umount", &ve]).ok();
+            host.vzfs(["ve", "mount", &ve]).ok();
+        });
+    }
+
+    /// Does something while nobody is in the trees.
+    fn around(&mut self, work: impl FnOnce()) {
+        let Pair { plain, inside, .. } = self;
+        plain.reenter(|| inside.reenter(work));
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        let host = &self.ground.host;
+        match &step.op {
+            Op::Compare => self.look(Depth::Everything),
+            Op::DropCaches => {
+                host_sh("echo 2 > /proc/sys/vm/drop_caches", [""; 0]);
+                Ok(())
+            }
+            Op::Remount => {
+                self.remount();
+                Ok(())
+            }
+            Op::Restart => {
+                self.around(|| {
+                    host.stop();
+                    host.start();
+                });
+                Ok(())
+            }
+            Op::Kill => {
+                self.around(|| {
+                    host.kill();
+                    host.start();
+                });
+                Ok(())
+            }
+            _ => self.operation(step),
+        }
+    }
+
+    fn operation(&mut self, step: &Step) -> Result<(), String> {
+        let (target, prepared) = self.prepare(step)?;
+        if let Some(prepared) = &prepared {
+            // Making the copy moved its ctime.
+            self.relation.forget_times(prepared.root);
+        }
+        let exchanged = self.exchanged(step);
+        let plain = self.on_plain(step);
+        let plain = if self.ground.fs == HostFs::Xfs { self.as_ext4_would(step, plain) } else { plain };
+        if plain.is_ok() {
+            self.excuse_exchange(step, exchanged);
+            if let Some(prepared) = prepared {
+                self.detach(prepared);
+            }
+            if let Some(key) = target {
+                detach::note_copy_up(&mut self.relation, key);
+            }
+        }
+        let inside = {
+            let step = step.clone();
+            self.inside.run(move |inner| execute(inner, &step))
+        };
+        self.compare(&plain, &inside)
+    }
+
+    /// Where XFS has ways of its own in rename(2), a VE does as ext4: over a directory that is not empty it is ENOTEMPTY, and the group of
+    /// the device that RENAME_WHITEOUT leaves is that of a file made there.
+    fn as_ext4_would(&mut self, step: &Step, plain: Answer) -> Answer {
+        let Op::Rename { from, flag, .. } = &step.op else { return plain };
+        match (flag, &plain) {
+            (RenameFlag::Plain | RenameFlag::Whiteout, Err(Errno::EXIST)) => Err(Errno::NOTEMPTY),
+            (RenameFlag::Whiteout, Ok(_)) => {
+                let (path, cwd) = (from.clone(), step.cwd);
+                let device =
+                    self.plain.run(move |inner| inner.within(User::Root, 0, cwd, |_| whiteout_group(&path)));
+                if let Ok(Some(key)) = device {
+                    self.relation.forget_times(key);
+                }
+                plain
+            }
+            _ => plain,
+        }
+    }
+
+    /// What a step would exchange.
+    fn exchanged(&self, step: &Step) -> Vec<(String, Stat)> {
+        let Op::Rename { from, to, flag: RenameFlag::Exchange } = &step.op else { return Vec::new() };
+        let (paths, cwd) = ([from.clone(), to.clone()], step.cwd);
+        self.plain.run(move |inner| {
+            let stats = inner.within(User::Root, 0, cwd, |_| {
+                Ok(paths
+                    .map(|path| Stat::of(CWD, &path[..], AtFlags::SYMLINK_NOFOLLOW).map(|stat| (path, stat))))
+            });
+            stats.into_iter().flatten().flatten().collect()
+        })
+    }
+
+    /// XFS moves mtime and ctime of directories that RENAME_EXCHANGE moves to another one, and no times of files; ext4 and the VE move
+    /// every ctime, and nothing else.
+    fn excuse_exchange(&mut self, step: &Step, exchanged: Vec<(String, Stat)>) {
+        if self.ground.fs != HostFs::Xfs || exchanged.len() != 2 {
+            return;
+        }
+        for (_, stat) in &exchanged {
+            self.relation.forget_times(stat.key());
+        }
+        let cwd = step.cwd;
+        let mut paths: Vec<String> = exchanged.iter().map(|(path, _)| path.clone()).collect();
+        paths.reverse();
+        self.plain.run(move |inner| {
+            let restored = inner.within(User::Root, 0, cwd, |_| {
+                for (path, (_, stat)) in paths.iter().zip(&exchanged) {
+                    let time =
+                        |(tv_sec, nanos): super::stat::Time| Timespec { tv_sec, tv_nsec: nanos.into() };
+                    let times =
+                        Timestamps { last_access: time(stat.atime), last_modification: time(stat.mtime) };
+                    rustix::fs::utimensat(CWD, &path[..], &times, AtFlags::SYMLINK_NOFOLLOW)?;
+                }
+                Ok(())
+            });
+            restored.expect("what was exchanged is there");
+        });
+    }
+
+    /// The file that the step may copy up, and a copy for its descriptors if it will be relabelled.
+    fn prepare(&self, step: &Step) -> Result<(Option<Key>, Option<Prepared>), String> {
+        let (step, on_blob, passthrough) =
+            (step.clone(), self.relation.on_blob.clone(), self.ground.passthrough);
+        self.plain.run(move |inner| {
+            let key = detach::candidate(inner, &step, &on_blob);
+            let prepared = match key.filter(|_| passthrough) {
+                Some(key) => {
+                    detach::prepare(inner, &step, key).map_err(|error| format!("no copy: {error}"))?
+                }
+                None => None,
+            };
+            Ok((key, prepared))
+        })
+    }
+
+    fn detach(&mut self, prepared: Prepared) {
+        let detached = self.plain.run(|inner| {
+            let detached = detach::detach(inner, prepared);
+            detach::let_go(inner, &detached.slots);
+            detached
+        });
+        self.relation.detach(detached.key, detached.copy);
+        self.inside.run(move |inner| detach::let_go(inner, &detached.slots));
+    }
+
+    fn on_plain(&self, step: &Step) -> Answer {
+        let step = step.clone();
+        self.plain.run(move |inner| {
+            inner.within(step.by, step.umask, step.cwd, |inner| {
+                if detach::refused_by_the_kernel(inner, &step.op) {
+                    Err(Errno::OPNOTSUPP)
+                } else {
+                    perform(inner, &step.op)
+                }
+            })
+        })
+    }
+
+    fn compare(&mut self, plain: &Answer, inside: &Answer) -> Result<(), String> {
+        match (plain, inside) {
+            (Ok(Seen::Stat(plain)), Ok(Seen::Stat(inside))) => self.relation.compare(plain, inside),
+            (Ok(Seen::Wrong(text)), _) => Err(format!("plain: {text}")),
+            (_, Ok(Seen::Wrong(text))) => Err(format!("VE: {text}")),
+            _ if plain == inside => Ok(()),
+            _ => Err(format!("{} / {}", shown(plain), shown(inside))),
+        }
+    }
+}
+
+/// Gives a device that RENAME_WHITEOUT left the group of a file that root makes there.
+fn whiteout_group(path: &str) -> Result<Option<Key>, Errno> {
+    let device = Stat::of(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+    if device.kind != FileType::CharacterDevice || device.rdev != (0, 0) {
+        // Both names were one file's.
+        return Ok(None);
+    }
+    let above = path.trim_end_matches('/').rsplit_once('/').map_or(".", |(above, _)| above);
+    let above = Stat::of(CWD, above, AtFlags::empty())?;
+    let group = if above.perm & 0o2000 == 0 { 0 } else { above.gid };
+    rustix::fs::chownat(CWD, path, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(Some(device.key()))
+}
+
+fn shown(answer: &Answer) -> String {
+    match answer {
+        Ok(Seen::Bytes(bytes)) if bytes.len() > 60 => {
+            format!("{} bytes: {}...", bytes.len(), bytes[..60].escape_ascii())
+        }
+        Ok(Seen::Bytes(bytes)) => format!("{} bytes: {}", bytes.len(), bytes.escape_ascii()),
+        Ok(Seen::Names(names)) => {
+            format!("{:?}", names.iter().map(|name| name.escape_ascii().to_string()).collect::<Vec<_>>())
+        }
+        Ok(seen) => format!("{seen:?}"),
+        Err(error) => format!("{error}"),
+    }
+}
