@@ -7,6 +7,8 @@
 //! |---|---|---|
 //! | `GET /v1/store` | - | [`StoreInfo`] |
 //! | `GET /v1/store/doctor` | - | [`Doctor`] |
+//! | `GET /v1/daemon` | - | [`DaemonStatus`] |
+//! | `POST /v1/daemon/restart` | - | [`DaemonStatus`] of the daemon that is about to be replaced |
 //! | `GET /v1/templates` | - | list of [`Template`] |
 //! | `GET /v1/templates/{ref}` | - | [`Template`] |
 //! | `GET /v1/templates/{a}/diff/{b}` | - | list of [`Change`] |
@@ -47,7 +49,7 @@ mod ve;
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
-pub use store::{CheckStatus, Doctor, DoctorCheck, StoreInfo};
+pub use store::{CheckStatus, DaemonStatus, Doctor, DoctorCheck, StoreInfo};
 pub use template::{
     DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,
     VerifyReport,

@@ -109,6 +109,17 @@ impl Volume {
         }
     }
 
+    /// Counts handles that were opened through an earlier `Volume` of this VE and are still open: so many that the kernel serves, and so many that the
+    /// daemon does.
+    pub fn adopt(&self, ino: Ino, passthrough: u32, served: u32) -> Result<()> {
+        let _shared = self.names.read();
+        let node = self.node(ino)?;
+        let on_blob = if blob_of(&node).is_some() { passthrough } else { 0 };
+        let file = Arc::new(self.open_content(ino, &node)?);
+        self.opens.lock().insert(ino, OpenInode { handles: passthrough + served, on_blob, file });
+        Ok(())
+    }
+
     /// Opens the content of a file for reading, without a handle: for export and commit.
     pub fn open_for_reading(&self, ino: Ino) -> Result<File> {
         let _shared = self.names.read();
