@@ -2,6 +2,8 @@
 //!
 //! `VZFS_CRASHES` sets how often it is killed (12 in the short form), `VZFS_CRASH_VES` how many VEs work (6).
 
+#![allow(clippy::panic)]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
