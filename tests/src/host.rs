@@ -211,9 +211,31 @@ impl Host {
         *daemon = Some(child);
     }
 
-    /// The daemon's process id.
-    pub fn daemon_pid(&self) -> u32 {
+    /// The process id of the supervisor, which is what was started.
+    pub fn supervisor_pid(&self) -> u32 {
         self.daemon().as_ref().expect("the daemon runs").id()
+    }
+
+    /// The daemon's process id: the supervisor's child.
+    pub fn daemon_pid(&self) -> u32 {
+        let supervisor = self.supervisor_pid();
+        let begin = Instant::now();
+        loop {
+            if let Some(pid) = child_of(supervisor) {
+                return pid;
+            }
+            assert!(begin.elapsed() < DAEMON_PATIENCE, "the supervisor has no daemon:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Kills the daemon and leaves the supervisor, which starts another. Returns the process id of the killed one.
+    pub fn kill_daemon(&self) -> u32 {
+        let pid = self.daemon_pid();
+        let number = Pid::from_raw(pid.cast_signed()).expect("a process id");
+        // It may be gone by itself.
+        let _ = rustix::process::kill_process(number, Signal::KILL);
+        pid
     }
 
     /// Asks the daemon to end, and waits for it.
@@ -221,8 +243,16 @@ impl Host {
         self.end(Signal::TERM);
     }
 
-    /// Kills the daemon without a chance to tidy up.
+    /// Kills the daemon and its supervisor without a chance to tidy up.
     pub fn kill(&self) {
+        let supervisor = Pid::from_raw(self.supervisor_pid().cast_signed()).expect("a process id");
+        rustix::process::kill_process(supervisor, Signal::STOP).expect("the own child can be signalled");
+        self.kill_daemon();
+        self.end(Signal::KILL);
+    }
+
+    /// Kills the supervisor, whose daemon then ends in order.
+    pub fn kill_supervisor(&self) {
         self.end(Signal::KILL);
     }
 
@@ -346,6 +376,15 @@ impl Drop for Host {
         }
         let _ = guardian.wait();
     }
+}
+
+/// The only child of a process.
+fn child_of(pid: u32) -> Option<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let children = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .next()
 }
 
 fn guard(scratch: &Path) -> (Child, ChildStdin) {

@@ -121,6 +121,9 @@ pub(crate) enum Command {
     /// Look at the store and its host.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Look at the daemon, or replace it under running VEs.
+    #[command(subcommand)]
+    Daemon(DaemonCommand),
     /// Print a shell's completion script.
     Completions {
         /// The shell.
@@ -365,6 +368,15 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum DaemonCommand {
+    /// Show the daemon: version, processes, how often it was started again.
+    Status,
+    /// Replace the daemon by the version that is installed now; VEs stay mounted, programs in them notice a pause. Refused
+    /// when that version cannot read the store.
+    Restart,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -17,7 +17,8 @@
 //! | 4 | [`archive`] | directories, tars and OCI layouts in; tars out |
 //! | 5 | [`store`] | one store: templates, VEs, bases, locks and its invariants |
 //! | 5 | [`fuse`] | kernel request -> volume call -> reply; the only module that names fuser |
-//! | 6 | [`daemon`] | configuration, mounts, control interface, shutdown |
+//! | 6 | [`supervisor`] | the process that outlives the daemon and holds its mounts' connections |
+//! | 7 | [`daemon`] | configuration, mounts, control interface, shutdown |
 
 pub mod acl;
 pub mod api;
@@ -28,6 +29,7 @@ pub mod fuse;
 pub mod merge;
 pub mod meta;
 pub mod store;
+pub mod supervisor;
 pub mod sys;
 pub mod tree;
 pub mod types;

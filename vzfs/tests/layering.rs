@@ -9,8 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// External names that belong to one module.
-const CONFINED: [(&str, &str); 3] = [("rocksdb::", "meta"), ("fuser::", "fuse"), ("unsafe {", "sys")];
+/// External names that belong to one module, or to one more file.
+const CONFINED: [(&str, &[&str]); 3] = [
+    ("rocksdb::", &["meta"]),
+    ("fuser::", &["fuse"]),
+    // fuser's one unsafe function that is needed takes fuser's types, which `sys` must not know.
+    ("unsafe {", &["sys", "fuse/backing.rs"]),
+];
 
 fn source_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -135,8 +140,9 @@ fn the_table_is_complete() {
 fn what_one_module_owns_is_named_nowhere_else() {
     let mut wrong = Vec::new();
     for (module, path, code) in sources() {
-        let named = CONFINED.iter().filter(|(name, owner)| module != *owner && code.contains(name));
-        wrong.extend(named.map(|(name, owner)| format!("{}: {name} belongs to {owner}", path.display())));
+        let owns = |owner: &&str| module == **owner || path == Path::new(owner);
+        let named = CONFINED.iter().filter(|(name, owners)| !owners.iter().any(owns) && code.contains(name));
+        wrong.extend(named.map(|(name, owners)| format!("{}: {name} belongs to {owners:?}", path.display())));
     }
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }

@@ -1,6 +1,7 @@
 //! What each command does: requests to the daemon, and what is printed of the replies.
 
-pub(crate) mod store;
+pub(crate) mod daemon;
+mod store;
 pub(crate) mod template;
 pub(crate) mod ve;
 
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Template(command) => template::run(&context()?, command).map(|()| 0),
         Command::Ve(command) => ve::run(&context()?, command),
         Command::Store(command) => store::run(&context()?, &command).map(|()| 0),
+        Command::Daemon(command) => daemon::run(&context()?, &command).map(|()| 0),
         Command::Completions { shell } => completions(shell).map(|()| 0),
         Command::Man { dir } => manual(&dir).map(|()| 0),
     }

@@ -11,6 +11,8 @@
 //! | `POST /v1/store/gc` | [`GcRequest`] | events, ending in [`GcReport`] |
 //! | `POST /v1/store/verify` | [`VerifyStore`] | events, ending in [`StoreVerifyReport`] |
 //! | `GET /v1/store/verify` | - | [`VerifyStatus`] |
+//! | `GET /v1/daemon` | - | [`DaemonStatus`] |
+//! | `POST /v1/daemon/restart` | - | [`DaemonStatus`] of the daemon that is about to be replaced |
 //! | `GET /v1/templates` | - | list of [`Template`] |
 //! | `GET /v1/templates/{ref}` | - | [`Template`] |
 //! | `GET /v1/templates/{a}/diff/{b}` | - | list of [`Change`] |
@@ -52,8 +54,9 @@ pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use store::{
-    CheckStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest, StoreDamage, StoreDf,
-    StoreInfo, StoreVerifyReport, TemplateDf, VeDf, VerifyProgress, VerifyStatus, VerifyStore,
+    CheckStatus, DaemonStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest,
+    StoreDamage, StoreDf, StoreInfo, StoreVerifyReport, TemplateDf, VeDf, VerifyProgress, VerifyStatus,
+    VerifyStore,
 };
 pub use template::{
     DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,

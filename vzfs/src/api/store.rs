@@ -250,6 +250,22 @@ pub struct VerifyProgress {
     pub total_bytes: u64,
 }
 
+/// The daemon as a process.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// The process that starts it again when it dies, and holds the mounts meanwhile.
+    pub supervisor_pid: u32,
+    /// When this process started.
+    #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// How many daemons the supervisor has started before this one.
+    pub restarts: u64,
+}
+
 /// What this host offers, and what its lack costs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Doctor {

@@ -1,9 +1,13 @@
 //! The daemon's program: arguments in, exit code out.
+//!
+//! It runs as one of two: the supervisor, which is what was started, and the daemon, which the supervisor starts.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use vzfs::daemon::{self, Args, DaemonError};
+use vzfs::supervisor::{Link, Report};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -13,13 +17,13 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            let text = error.with_hint();
             // To the command that waits; it shows the text as its own.
-            if args.background_child {
+            if args.background_child && !args.supervised {
                 use std::io::Write;
-                let _ = write!(std::io::stdout(), "{error}{hint}");
+                let _ = write!(std::io::stdout(), "{text}");
             }
-            eprintln!("vzfsd: {error}{hint}");
+            eprintln!("vzfsd: {text}");
             ExitCode::FAILURE
         }
     }
@@ -27,13 +31,24 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), DaemonError> {
     let config = args.resolve()?;
+    if args.probe {
+        return daemon::probe(&config);
+    }
     if !args.foreground {
         return daemon::start_in_background(&config);
     }
     daemon::start_logging(args.log_format);
-    daemon::start(&config, || {
-        if args.background_child {
-            daemon::tell_ready();
-        }
-    })
+    if !args.supervised {
+        return daemon::supervise(|| {
+            if args.background_child {
+                daemon::tell_ready();
+            }
+        });
+    }
+    let link = daemon::link()?;
+    serve(&config, &link).inspect_err(|error| link.report(&Report::Failed(error.with_hint())))
+}
+
+fn serve(config: &daemon::Config, link: &Arc<Link>) -> Result<(), DaemonError> {
+    daemon::start(config, Some(Arc::clone(link)), || link.report(&Report::Ready))
 }

@@ -63,6 +63,12 @@ pub struct Args {
     /// ready.
     #[arg(long, hide = true)]
     pub background_child: bool,
+    /// Set by the supervisor for the daemon: its standard input is the link to the supervisor.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+    /// Only says whether this version can read the store, with the exit code.
+    #[arg(long, hide = true)]
+    pub probe: bool,
 }
 
 /// What the daemon runs with.

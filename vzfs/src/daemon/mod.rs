@@ -1,5 +1,7 @@
 //! The daemon: one process that owns a store, its mounts and the control interface.
 //!
+//! The process that is started is the supervisor ([`supervise`]), and the daemon is its child: see [`crate::supervisor`].
+//!
 //! Life: [`Args`] are resolved once into a [`Config`]; [`start`] opens the store, listens, mounts what was mounted before, tells
 //! whoever waits that it is ready, and then answers requests until SIGTERM or SIGINT. It then stops accepting, gives running requests a
 //! moment, and takes all mounts away; they come back at the next start.
@@ -10,6 +12,7 @@
 mod config;
 mod doctor;
 mod error;
+mod handover;
 mod mounter;
 mod process;
 mod routes;
@@ -19,21 +22,27 @@ mod streams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 pub use config::{Args, Config, LogFormat, PassthroughChoice, Scrub, ScrubInterval};
+pub use handover::{link, probe, supervise};
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;
 
 use crate::store::{Store, StoreError};
+use crate::supervisor::Link;
+use handover::{Ending, Supervised};
 use mounter::FuseMounter;
 
 /// How long running requests may go on after the signal to end. Then the mounts are taken away under them.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a start waits for the last daemon to let go of the store.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the daemon did not start, or ended.
 #[derive(Debug, Error)]
@@ -66,6 +75,12 @@ impl DaemonError {
         move |source| DaemonError::Io { action, source }
     }
 
+    /// The error for people, with what can be done about it.
+    pub fn with_hint(&self) -> String {
+        let hint = self.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        format!("{self}{hint}")
+    }
+
     /// What can be done about it, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -78,49 +93,79 @@ impl DaemonError {
     }
 }
 
-/// Runs the daemon until a signal ends it. `ready` is called once, when requests are answered and the wanted mounts are made.
-pub fn start(config: &Config, ready: impl FnOnce()) -> Result<(), DaemonError> {
+/// Runs the daemon until a signal ends it, or its supervisor says so. `ready` is called once, when requests are answered and the wanted mounts
+/// are made or taken over.
+pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> Result<(), DaemonError> {
     process::set_up()?;
-    let mounter = FuseMounter::new(config.passthrough, config.threads);
-    let store = Arc::new(Store::create_or_open(&config.store, Box::new(mounter))?);
+    let mounter = FuseMounter::new(config.passthrough, config.threads, link.clone());
+    let store = Arc::new(open_store(config, Box::new(mounter))?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(DaemonError::io("start the runtime"))?;
-    let result = runtime.block_on(serve(config, &store, ready));
+    let result = runtime.block_on(serve(config, &store, link, ready));
     // Requests that are still running are cut off: whatever they did not finish, the next start cleans up.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: &Config, store: &Arc<Store>, ready: impl FnOnce()) -> Result<(), DaemonError> {
+/// Opens the store. A daemon whose supervisor died lets go of it in a moment.
+fn open_store(config: &Config, mounter: Box<FuseMounter>) -> Result<Store, DaemonError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Store::create_or_open(&config.store, mounter.clone()) {
+            Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+async fn serve(
+    config: &Config,
+    store: &Arc<Store>,
+    link: Option<Arc<Link>>,
+    ready: impl FnOnce(),
+) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::io("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::io("handle SIGINT"))?;
     // Before the mounts, so that a client that comes meanwhile waits in the queue instead of being refused.
     let listener = Listener::bind(&config.socket)?;
 
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (end, ending) = watch::channel(None);
+    let supervised = link.clone().map(|link| Supervised::follow(link, end.clone())).transpose();
+    let supervised = supervised.map_err(DaemonError::io("follow the supervisor"))?;
     let for_mounts = Arc::clone(store);
     let mounts = tokio::task::spawn_blocking(move || for_mounts.mount_wanted());
+    let mut by_order = ending.clone();
     let signals = async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
             _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
+            _ = by_order.wait_for(Option::is_some) => return,
         }
-        let _ = stop.send(true);
+        end.send_replace(Some(Ending::Close));
     };
-    let wait_for_stop = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
+    let wait_for_end = |mut ending: watch::Receiver<Option<Ending>>| async move {
+        let _ = ending.wait_for(Option::is_some).await;
     };
     let service = async {
         tokio::select! {
             _ = mounts => {}
-            () = wait_for_stop(stopped.clone()) => return Ok(()),
+            () = wait_for_end(ending.clone()) => return Ok(()),
+        }
+        if let Some(link) = link {
+            mounter::discard(&link);
         }
         tracing::info!(store = %store.dir().display(), socket = %config.socket.display(), "ready");
         ready();
-        let served = axum::serve(listener, router(Arc::clone(store)));
-        let served = served.with_graceful_shutdown(wait_for_stop(stopped.clone()));
+        let mut routes = router(Arc::clone(store));
+        if let Some(supervised) = supervised {
+            routes = supervised.router().merge(routes);
+        }
+        let served = axum::serve(listener, routes);
+        let served = served.with_graceful_shutdown(wait_for_end(ending.clone()));
         let scrub = async {
             match config.scrub {
                 Some(scrub) => scrub::run(Arc::clone(store), scrub).await,
@@ -130,7 +175,7 @@ async fn serve(config: &Config, store: &Arc<Store>, ready: impl FnOnce()) -> Res
             std::future::pending::<()>().await;
         };
         let deadline = async {
-            wait_for_stop(stopped.clone()).await;
+            wait_for_end(ending.clone()).await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
@@ -143,10 +188,15 @@ async fn serve(config: &Config, store: &Arc<Store>, ready: impl FnOnce()) -> Res
         }
     };
     let ((), result) = tokio::join!(signals, service);
+    let leaving = *ending.borrow() == Some(Ending::Leave);
     let closing = Arc::clone(store);
-    let closed = tokio::task::spawn_blocking(move || closing.close()).await;
-    if let Err(error) = closed {
+    let close = move || if leaving { closing.leave() } else { closing.close() };
+    if let Err(error) = tokio::task::spawn_blocking(close).await {
         tracing::error!(%error, "closing the store failed");
+    }
+    if leaving {
+        tracing::info!("leaving the mounts to the next daemon");
+        handover::leave();
     }
     server::remove_socket(&config.socket);
     result

@@ -11,21 +11,47 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::fuse::{self, FuseError, Mount, MountOptions, Passthrough};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
-use crate::types::VeName;
+use crate::supervisor::{Link, Report};
+use crate::types::{VeId, VeName};
 use crate::volume::Volume;
 
 /// Dead mounts on top of each other that are taken away before it counts as a fault.
 const MAX_DEAD_MOUNTS: usize = 16;
 
 /// Mounts with the daemon's settings.
+#[derive(Clone)]
 pub(super) struct FuseMounter {
     passthrough: Passthrough,
     threads: usize,
+    supervisor: Option<Arc<Link>>,
 }
 
 impl FuseMounter {
-    pub(super) fn new(passthrough: Passthrough, threads: usize) -> FuseMounter {
-        FuseMounter { passthrough, threads }
+    pub(super) fn new(
+        passthrough: Passthrough,
+        threads: usize,
+        supervisor: Option<Arc<Link>>,
+    ) -> FuseMounter {
+        FuseMounter { passthrough, threads, supervisor }
+    }
+
+    /// Goes on with a mount that the last daemon left. `None`: there is none, or it is unusable.
+    fn take_over(
+        &self,
+        volume: &Arc<Volume>,
+        ve: VeId,
+        mountpoint: &Path,
+        options: &MountOptions,
+    ) -> Option<Mount> {
+        let kept = self.supervisor.as_ref()?.take_held(ve, mountpoint)?;
+        // The supervisor goes on keeping it.
+        match fuse::resume(Arc::clone(volume), mountpoint, options, kept, |_| Ok(())) {
+            Ok(mount) => Some(mount),
+            Err(error) => {
+                tracing::warn!(%error, "a mount cannot be taken over and is made anew");
+                None
+            }
+        }
     }
 }
 
@@ -36,11 +62,16 @@ impl Mounter for FuseMounter {
         ve: &VeName,
         mountpoint: &Path,
     ) -> Result<Box<dyn Mounted>, BoxError> {
-        let made = prepare(mountpoint)?;
         let options =
             MountOptions { ve_name: ve.clone(), passthrough: self.passthrough, threads: self.threads };
-        match fuse::mount(volume, mountpoint, &options) {
-            Ok(mount) => Ok(Box::new(FuseMounted(mount))),
+        let (id, supervisor) = (volume.ve(), self.supervisor.clone());
+        if let Some(mount) = self.take_over(&volume, id, mountpoint, &options) {
+            return Ok(Box::new(FuseMounted { mount, id, supervisor }));
+        }
+        let made = prepare(mountpoint)?;
+        let keep = |kept| supervisor.as_ref().map_or(Ok(()), |link| link.keep(id, mountpoint, &kept));
+        match fuse::mount(volume, mountpoint, &options, keep) {
+            Ok(mount) => Ok(Box::new(FuseMounted { mount, id, supervisor })),
             Err(error) => {
                 if made {
                     let _ = fs::remove_dir(mountpoint);
@@ -51,25 +82,38 @@ impl Mounter for FuseMounter {
     }
 }
 
-struct FuseMounted(Mount);
+struct FuseMounted {
+    mount: Mount,
+    id: VeId,
+    supervisor: Option<Arc<Link>>,
+}
 
 impl Mounted for FuseMounted {
     fn is_alive(&self) -> bool {
-        self.0.is_alive()
+        self.mount.is_alive()
     }
 
     fn passthrough(&self) -> bool {
-        self.0.passthrough()
+        self.mount.passthrough()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
-        self.0.unmount(force).map_err(|refused| {
-            let (mount, error) = *refused;
-            let busy = matches!(&error, FuseError::Unmount { source, .. }
-                if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()));
-            let error = if busy { UnmountError::Busy } else { UnmountError::Other(cause(error)) };
-            (Box::new(FuseMounted(mount)) as Box<dyn Mounted>, error)
-        })
+        let FuseMounted { mount, id, supervisor } = *self;
+        match mount.unmount(force) {
+            Ok(()) => {
+                if let Some(link) = supervisor {
+                    link.report(&Report::Drop(id));
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                let (mount, error) = *refused;
+                let busy = matches!(&error, FuseError::Unmount { source, .. }
+                    if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()));
+                let error = if busy { UnmountError::Busy } else { UnmountError::Other(cause(error)) };
+                Err((Box::new(FuseMounted { mount, id, supervisor }) as Box<dyn Mounted>, error))
+            }
+        }
     }
 }
 
@@ -112,5 +156,16 @@ fn empty_folder(mountpoint: &Path) -> io::Result<bool> {
     match fs::read_dir(mountpoint)?.next().transpose()? {
         None => Ok(false),
         Some(_) => Err(io::Error::other("the folder is not empty")),
+    }
+}
+
+/// Ends what the last daemon left mounted and nobody wants any more: a mount that it had made or was taking away when it died.
+pub(super) fn discard(link: &Link) {
+    for (ve, mountpoint) in link.discard_held() {
+        tracing::info!(%ve, mountpoint = %mountpoint.display(), "taking away a mount that is not wanted");
+        if let Err(error) = unmount(&mountpoint, UnmountFlags::DETACH) {
+            tracing::debug!(%error, "it was not mounted");
+        }
+        link.report(&Report::Drop(ve));
     }
 }

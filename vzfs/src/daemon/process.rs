@@ -24,14 +24,18 @@ pub(super) fn set_up() -> Result<(), DaemonError> {
     sys::map_large_allocations();
     // Modes come from the VEs' programs, which applied their own umask already.
     rustix::process::umask(rustix::fs::Mode::empty());
-    // Each open file of each VE is a descriptor here. The hard limit is what the administrator allows.
+    raise_limits();
+    // A working directory would keep its filesystem from being unmounted.
+    std::env::set_current_dir("/").map_err(DaemonError::io("change to /"))
+}
+
+/// Allows as many descriptors as the administrator does: a mount needs some, and each open file of each VE one.
+pub(super) fn raise_limits() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-    // A working directory would keep its filesystem from being unmounted.
-    std::env::set_current_dir("/").map_err(DaemonError::io("change to /"))
 }
 
 /// Sends log lines to standard error. Called once.

@@ -1,76 +1,37 @@
-//! Backing ids: the kernel's handles on the files it reads and writes itself.
+//! Backing files: what the kernel reads and writes itself, by numbers that live as long as the mount and not as long as the process.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::mem::ManuallyDrop;
+use std::os::fd::BorrowedFd;
 
-use fuser::BackingId;
-use parking_lot::Mutex;
+use fuser::{BackingId, ReplyCreate, ReplyOpen};
 
-use crate::types::Ino;
+use crate::sys;
 
-/// One backing id per inode with open handles: the kernel refuses two at a time.
-#[derive(Default)]
-pub(super) struct Backings {
-    by_ino: Mutex<HashMap<Ino, (Arc<BackingId>, u32)>>,
+/// Registers a file with the kernel.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`, `ELOOP` for a file on a stacked filesystem, no descriptors or memory.
+pub(super) fn register(device: BorrowedFd<'_>, file: &File) -> io::Result<u32> {
+    BackingId::create_raw(device, file)
 }
 
-impl Backings {
-    /// The inode's backing id, registered with `register` for its first handle.
-    pub(super) fn acquire(
-        &self,
-        ino: Ino,
-        file: &File,
-        register: impl FnOnce(&File) -> io::Result<BackingId>,
-    ) -> io::Result<Arc<BackingId>> {
-        let mut by_ino = self.by_ino.lock();
-        if let Some((id, users)) = by_ino.get_mut(&ino) {
-            *users += 1;
-            return Ok(Arc::clone(id));
-        }
-        let id = Arc::new(register(file)?);
-        by_ino.insert(ino, (Arc::clone(&id), 1));
-        Ok(id)
-    }
-
-    /// A handle is closed; with the last one the id goes.
-    pub(super) fn release(&self, ino: Ino) {
-        let mut by_ino = self.by_ino.lock();
-        if let Some((_, users)) = by_ino.get_mut(&ino) {
-            *users -= 1;
-            if *users == 0 {
-                by_ino.remove(&ino);
-            }
-        }
+/// Lets the kernel drop a backing file that no handle uses.
+pub(super) fn close(device: BorrowedFd<'_>, id: u32) {
+    if let Err(error) = sys::close_backing(device, id) {
+        tracing::warn!(%error, id, "the kernel keeps a backing file until the unmount");
     }
 }
 
-/// Files open for writing in passthrough mode: the kernel changes their size and times by itself, so it must not cache those.
-#[derive(Default)]
-pub(super) struct Writers {
-    by_ino: Mutex<HashMap<Ino, u32>>,
+/// fuser's form of a registered id. Not dropped: that would close the id, which the ledger keeps.
+pub(super) fn for_open(reply: &ReplyOpen, id: u32) -> ManuallyDrop<BackingId> {
+    // SAFETY: the ledger has the id, so it is registered on this connection and not closed (L4); it is never closed through this value.
+    ManuallyDrop::new(unsafe { reply.wrap_backing(id) })
 }
 
-impl Writers {
-    /// A handle for writing is opened.
-    pub(super) fn add(&self, ino: Ino) {
-        *self.by_ino.lock().entry(ino).or_insert(0) += 1;
-    }
-
-    /// A handle for writing is closed.
-    pub(super) fn drop(&self, ino: Ino) {
-        let mut by_ino = self.by_ino.lock();
-        if let Some(handles) = by_ino.get_mut(&ino) {
-            *handles -= 1;
-            if *handles == 0 {
-                by_ino.remove(&ino);
-            }
-        }
-    }
-
-    /// Whether a handle for writing is open.
-    pub(super) fn has(&self, ino: Ino) -> bool {
-        self.by_ino.lock().contains_key(&ino)
-    }
+/// As [`for_open`].
+pub(super) fn for_create(reply: &ReplyCreate, id: u32) -> ManuallyDrop<BackingId> {
+    // SAFETY: as in `for_open`.
+    ManuallyDrop::new(unsafe { reply.wrap_backing(id) })
 }

@@ -1,25 +1,40 @@
 //! What serves one mounted VE: its volume, and what must be known of the kernel's side.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, Request};
 use tracing::warn;
 
-use super::backing::{Backings, Writers};
 use super::convert::{ENDLESS, file_attr};
+use super::device;
 use super::errno::errno;
-use super::mount::{MountOptions, Passthrough};
+use super::ledger::Ledger;
 use super::notices::Notices;
-use super::references::References;
 use super::request::{caller, groups, ino, name_of};
+use crate::meta::{self, Outcomes, RequestId};
 use crate::types::{Attr, Ino, VeName};
 use crate::volume::{Caller, NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
 pub(super) const GENERATION: Generation = Generation(0);
+
+/// What a mount is made of.
+pub(super) struct Parts {
+    pub volume: Arc<Volume>,
+    pub ve: VeName,
+    /// Whether the kernel is to serve content itself.
+    pub wants_passthrough: bool,
+    pub ledger: Ledger,
+    /// The connection, for what is not a reply.
+    pub device: OwnedFd,
+    /// What became of requests of this connection under an earlier process.
+    pub outcomes: Outcomes,
+}
 
 /// Serves one mounted VE.
 pub(super) struct Dispatch {
@@ -27,28 +42,49 @@ pub(super) struct Dispatch {
     pub(super) ve: VeName,
     pub(super) wants_passthrough: bool,
     pub(super) passthrough: Arc<AtomicBool>,
-    pub(super) references: References,
-    pub(super) backings: Backings,
-    pub(super) writers: Writers,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) device: OwnedFd,
     pub(super) notices: Arc<Notices>,
+    connection: u64,
+    outcomes: HashMap<u64, Option<Ino>>,
+    next_place: AtomicU64,
 }
 
 impl Dispatch {
-    pub(super) fn new(volume: Arc<Volume>, options: &MountOptions, passthrough: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Dispatch {
-            volume,
-            ve: options.ve_name.clone(),
-            wants_passthrough: options.passthrough == Passthrough::Auto,
-            passthrough,
-            references: References::default(),
-            backings: Backings::default(),
-            writers: Writers::default(),
+            volume: parts.volume,
+            ve: parts.ve,
+            wants_passthrough: parts.wants_passthrough,
+            passthrough: Arc::default(),
+            connection: parts.ledger.connection(),
+            ledger: Arc::new(parts.ledger),
+            device: parts.device,
             notices: Arc::default(),
+            outcomes: parts.outcomes.by_request,
+            next_place: AtomicU64::new(parts.outcomes.next_place),
         }
     }
 
-    pub(super) fn notices(&self) -> Arc<Notices> {
-        Arc::clone(&self.notices)
+    /// Carries out a request that must not be carried out twice. If an earlier process has done so, its result is found `again` from the inode
+    /// that it made.
+    pub(super) fn once<T>(
+        &self,
+        req: &Request,
+        again: impl FnOnce(Option<Ino>) -> Result<T, VolumeError>,
+        work: impl FnOnce() -> Result<T, VolumeError>,
+    ) -> Result<T, VolumeError> {
+        let unique = device::unique(req);
+        if let Some(made) = self.outcomes.get(&unique) {
+            return again(*made);
+        }
+        let place = self.next_place.fetch_add(1, Ordering::Relaxed);
+        meta::on_behalf_of(RequestId { connection: self.connection, unique, place }, work)
+    }
+
+    /// The attributes of what an earlier process made for the same request.
+    pub(super) fn made(&self, made: Option<Ino>) -> Result<Attr, VolumeError> {
+        self.volume.attr(made.ok_or(VolumeError::NotFound)?)
     }
 
     pub(super) fn failed(&self, operation: &'static str, error: &VolumeError) -> Errno {
@@ -66,7 +102,7 @@ impl Dispatch {
 
     /// How long the kernel may keep an inode's attributes.
     pub(super) fn attr_lifetime(&self, ino: Ino) -> Duration {
-        if self.writers.has(ino) { Duration::ZERO } else { ENDLESS }
+        if self.ledger.handles(ino).writers > 0 { Duration::ZERO } else { ENDLESS }
     }
 
     pub(super) fn sharing(&self) -> Sharing {
@@ -81,7 +117,9 @@ impl Dispatch {
     ) {
         match found {
             Ok(attr) => {
-                self.references.add(attr.ino);
+                if let Err(error) = self.refer(attr.ino) {
+                    return reply.error(error);
+                }
                 reply.entry_with_ttls(&self.attr_lifetime(attr.ino), &ENDLESS, &file_attr(&attr), GENERATION);
             }
             Err(error) => reply.error(self.failed(operation, &error)),
@@ -100,6 +138,14 @@ impl Dispatch {
         }
     }
 
+    /// Counts the reference that a reply is about to give to the kernel.
+    pub(super) fn refer(&self, ino: Ino) -> Result<(), Errno> {
+        self.ledger.refer(ino).map_err(|error| {
+            warn!(ve = %self.ve, %ino, %error, "cannot count a reference of the kernel");
+            Errno::ENOMEM
+        })
+    }
+
     pub(super) fn create_node(
         &self,
         req: &Request,
@@ -107,7 +153,8 @@ impl Dispatch {
         name: &OsStr,
         new: NewNode<'_>,
     ) -> Result<Attr, VolumeError> {
-        self.volume.create(ino(parent)?, name_of(name)?, new, caller(req))
+        let create = || self.volume.create(ino(parent)?, name_of(name)?, new, caller(req));
+        self.once(req, |made| self.made(made), create)
     }
 
     /// The caller, in the group of a file if it is a member of that by a supplementary group, of which requests say nothing.

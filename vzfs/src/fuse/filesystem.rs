@@ -85,7 +85,7 @@ impl Filesystem for Dispatch {
 
     fn forget(&self, _req: &Request, node: INodeNo, count: u64) {
         if let Ok(ino) = ino(node)
-            && self.references.drop(ino, count)
+            && self.ledger.forget(ino, count)
             && ino != Ino::ROOT
         {
             self.forget_inode(ino);
@@ -169,19 +169,19 @@ impl Filesystem for Dispatch {
         self.reply_entry("symlink", self.create_node(req, parent, name, new), reply);
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let done = ino(parent).and_then(|dir| self.volume.unlink(dir, name_of(name)?));
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.once(req, |_| Ok(()), || self.volume.unlink(ino(parent)?, name_of(name)?));
         self.reply_empty("unlink", done, reply);
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let done = ino(parent).and_then(|dir| self.volume.rmdir(dir, name_of(name)?));
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.once(req, |_| Ok(()), || self.volume.rmdir(ino(parent)?, name_of(name)?));
         self.reply_empty("rmdir", done, reply);
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -189,14 +189,17 @@ impl Filesystem for Dispatch {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let done = rename_mode(flags).and_then(|mode| {
+        let rename = || {
+            let mode = rename_mode(flags)?;
             self.volume.rename(ino(parent)?, name_of(name)?, ino(newparent)?, name_of(newname)?, mode)
-        });
+        };
+        let done = self.once(req, |_| Ok(()), rename);
         self.reply_empty("rename", done, reply);
     }
 
-    fn link(&self, _req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let linked = ino(node).and_then(|found| self.volume.link(found, ino(newparent)?, name_of(newname)?));
+    fn link(&self, req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let link = || self.volume.link(ino(node)?, ino(newparent)?, name_of(newname)?);
+        let linked = self.once(req, |made| self.made(made), link);
         self.reply_entry("link", linked, reply);
     }
 
@@ -267,7 +270,7 @@ impl Filesystem for Dispatch {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -276,7 +279,7 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         if let Ok(ino) = ino(node) {
-            self.close_file(ino, fh);
+            self.close_file(req, ino, fh);
         }
         reply.ok();
     }
@@ -337,11 +340,13 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         let mode = xattr_mode(flags);
-        let done = ino(node).and_then(|ino| {
+        let set = || {
+            let ino = ino(node)?;
             let caller =
                 if name.as_bytes() == acl::ACCESS { self.caller_as_member(req, ino)? } else { caller(req) };
             self.volume.set_xattr(ino, name.as_bytes(), value, mode, caller)
-        });
+        };
+        let done = self.once(req, |_| Ok(()), set);
         self.reply_empty("setxattr", done, reply);
     }
 
@@ -362,8 +367,8 @@ impl Filesystem for Dispatch {
         }
     }
 
-    fn removexattr(&self, _req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let done = ino(node).and_then(|ino| self.volume.remove_xattr(ino, name.as_bytes()));
+    fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.once(req, |_| Ok(()), || self.volume.remove_xattr(ino(node)?, name.as_bytes()));
         self.reply_empty("removexattr", done, reply);
     }
 

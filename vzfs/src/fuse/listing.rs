@@ -61,8 +61,8 @@ impl Dispatch {
             if full {
                 break;
             }
-            if node != 0 {
-                self.references.add(child);
+            if node != 0 && self.refer(child).is_err() {
+                break;
             }
         }
         reply.ok();

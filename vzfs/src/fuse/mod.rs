@@ -15,14 +15,15 @@
 
 mod backing;
 mod convert;
+mod device;
 mod dispatch;
 mod errno;
 mod filesystem;
+mod ledger;
 mod listing;
 mod mount;
 mod notices;
 mod opening;
-mod references;
 mod request;
 
-pub use mount::{FuseError, Mount, MountOptions, Passthrough, mount};
+pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};

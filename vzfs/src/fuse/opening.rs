@@ -1,55 +1,61 @@
 //! Opening and closing files: who serves the content, and what the kernel may keep.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
+use std::os::fd::AsFd;
 
 use fuser::{
-    BackingId, Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyCreate, ReplyOpen,
-    Request,
+    Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyCreate, ReplyOpen, Request,
 };
 use tracing::warn;
 
 use super::convert::{ENDLESS, file_attr};
 use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
+use super::ledger::Handle;
 use super::request::{caller, ino, name_of};
-use crate::types::Ino;
+use super::{backing, device};
+use crate::types::{Attr, Ino};
 use crate::volume::{NewNode, OpenFile, SetAttr, Sharing, VolumeError};
 
 /// What a file handle says, in the handle itself, so that nothing needs to be remembered for it.
 const HANDLE_WRITES: u64 = 1;
 const HANDLE_PASSTHROUGH: u64 = 2;
 
-impl Dispatch {
-    /// Registers an open file with the kernel. `None`: the daemon serves it.
-    fn back(
-        &self,
-        ino: Ino,
-        open: &OpenFile,
-        register: impl FnOnce(&File) -> io::Result<BackingId>,
-    ) -> Option<Arc<BackingId>> {
-        match self.backings.acquire(ino, &open.file, register) {
-            Ok(id) => Some(id),
-            Err(error) => {
-                warn!(ve = %self.ve, %ino, %error, "the kernel took no backing file");
-                None
-            }
-        }
-    }
+/// An open that the kernel is about to be told of.
+struct Opened {
+    handle: FileHandle,
+    flags: FopenFlags,
+    /// 0 where the daemon serves the content.
+    backing: u32,
+}
 
-    fn opened(&self, ino: Ino, write: bool, passthrough: bool) -> (FileHandle, FopenFlags) {
-        let mut handle = if write { HANDLE_WRITES } else { 0 };
-        let flags = if passthrough { FopenFlags::empty() } else { FopenFlags::FOPEN_KEEP_CACHE };
-        if passthrough {
-            handle |= HANDLE_PASSTHROUGH;
-            if write {
-                self.writers.add(ino);
-                self.notices.forget_attr(ino);
-            }
+impl Dispatch {
+    /// Counts an open file, and registers it with the kernel where that is to serve it.
+    fn opened(&self, req: &Request, ino: Ino, open: &OpenFile, write: bool) -> Result<Opened, Errno> {
+        let sharing = self.sharing();
+        let (kind, mut handle, flags) = match (sharing, write) {
+            (Sharing::Served, _) => (Handle::Served, 0, FopenFlags::FOPEN_KEEP_CACHE),
+            (Sharing::Passthrough, false) => (Handle::Reader, HANDLE_PASSTHROUGH, FopenFlags::empty()),
+            (Sharing::Passthrough, true) => (Handle::Writer, HANDLE_PASSTHROUGH, FopenFlags::empty()),
+        };
+        if write {
+            handle |= HANDLE_WRITES;
         }
-        (FileHandle(handle), flags)
+        let unique = device::unique(req);
+        let register = || backing::register(self.device.as_fd(), &open.file);
+        let counted = self.ledger.open(unique, ino, kind, register);
+        if counted.is_err() || self.ledger.carried_out(unique) {
+            // Not open, or counted already.
+            self.volume.release(ino, sharing);
+        }
+        let backing = counted.map_err(|error| {
+            warn!(ve = %self.ve, %ino, %error, "the kernel took no backing file");
+            Errno::EIO
+        })?;
+        if kind == Handle::Writer {
+            self.notices.forget_attr(ino);
+        }
+        Ok(Opened { handle: FileHandle(handle), flags, backing })
     }
 
     fn open_inode(
@@ -93,19 +99,13 @@ impl Dispatch {
             }
             Err(error) => return reply.error(self.failed("open", &error)),
         };
-        if self.sharing() == Sharing::Served {
-            let (handle, flags) = self.opened(ino, write, false);
-            return reply.opened(handle, flags);
-        }
-        match self.back(ino, &open, |file| reply.open_backing(file)) {
-            Some(id) => {
-                let (handle, flags) = self.opened(ino, write, true);
-                reply.opened_passthrough(handle, flags, &id);
+        match self.opened(req, ino, &open, write) {
+            Ok(Opened { handle, flags, backing: 0 }) => reply.opened(handle, flags),
+            Ok(Opened { handle, flags, backing }) => {
+                let backing = backing::for_open(&reply, backing);
+                reply.opened_passthrough(handle, flags, &backing);
             }
-            None => {
-                self.volume.release(ino, Sharing::Passthrough);
-                reply.error(Errno::from_i32(libc::EIO));
-            }
+            Err(error) => reply.error(error),
         }
     }
 
@@ -120,46 +120,48 @@ impl Dispatch {
         reply: ReplyCreate,
     ) {
         let sharing = self.sharing();
-        let created = ino(parent)
-            .and_then(|dir| self.volume.create_and_open(dir, name_of(name)?, new, caller(req), sharing))
-            .and_then(|created| self.settle(created.0.ino, flags, sharing).map(|()| created));
-        let (attr, open) = match created {
+        let create = || self.volume.create_and_open(ino(parent)?, name_of(name)?, new, caller(req), sharing);
+        let again = |made| {
+            let attr = self.made(made)?;
+            Ok((attr, self.volume.open_file(attr.ino, true, sharing)?))
+        };
+        let settle =
+            |(attr, open): (Attr, OpenFile)| self.settle(attr.ino, flags, sharing).map(|()| (attr, open));
+        let (attr, open) = match self.once(req, again, create).and_then(settle) {
             Ok(created) => created,
             Err(error) => return reply.error(self.failed("create", &error)),
         };
-        if sharing == Sharing::Served {
-            let (handle, flags) = self.opened(attr.ino, true, false);
-            self.references.add(attr.ino);
-            return reply.created(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags);
-        }
-        match self.back(attr.ino, &open, |file| reply.open_backing(file)) {
-            Some(id) => {
-                let (handle, flags) = self.opened(attr.ino, true, true);
-                self.references.add(attr.ino);
-                // One lifetime covers entry and attributes here. The attributes may be kept: the kernel drops them at the first write, and
-                // memory maps ask for them again through `written` at their next open.
-                reply.created_passthrough(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags, &id);
+        let opened = self.opened(req, attr.ino, &open, true);
+        // One lifetime covers entry and attributes here. The attributes may be kept: the kernel drops them at the first write, and
+        // memory maps ask for them again at their next open, when there is a writer.
+        match opened.and_then(|opened| self.refer(attr.ino).map(|()| opened)) {
+            Ok(Opened { handle, flags, backing: 0 }) => {
+                reply.created(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags);
             }
-            None => {
-                self.volume.release(attr.ino, Sharing::Passthrough);
-                reply.error(Errno::from_i32(libc::EIO));
+            Ok(Opened { handle, flags, backing }) => {
+                let backing = backing::for_create(&reply, backing);
+                reply.created_passthrough(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags, &backing);
             }
+            Err(error) => reply.error(error),
         }
     }
 
     /// A file handle is closed.
-    pub(super) fn close_file(&self, ino: Ino, handle: FileHandle) {
-        let mut sharing = Sharing::Served;
-        if handle.0 & HANDLE_PASSTHROUGH != 0 {
-            sharing = Sharing::Passthrough;
-            if handle.0 & HANDLE_WRITES != 0 {
-                self.writers.drop(ino);
-            }
-            // Before the volume's handle: what the volume counts as open on its blob covers every backing id.
-            self.backings.release(ino);
+    pub(super) fn close_file(&self, req: &Request, ino: Ino, handle: FileHandle) {
+        let (sharing, kind) = match (handle.0 & HANDLE_PASSTHROUGH != 0, handle.0 & HANDLE_WRITES != 0) {
+            (false, _) => (Sharing::Served, Handle::Served),
+            (true, false) => (Sharing::Passthrough, Handle::Reader),
+            (true, true) => (Sharing::Passthrough, Handle::Writer),
+        };
+        let (counted, unused) = self.ledger.close(device::unique(req), ino, kind);
+        // Before the volume's handle: what the volume counts as open on its blob covers every backing id.
+        if let Some(id) = unused {
+            backing::close(self.device.as_fd(), id);
         }
-        self.volume.release(ino, sharing);
-        if !self.references.has(ino) {
+        if counted {
+            self.volume.release(ino, sharing);
+        }
+        if !self.ledger.knows(ino) {
             self.forget_inode(ino);
         }
     }

@@ -5,6 +5,7 @@
 //! | inodes, orphans | VE (4), inode (8) |
 //! | entries | VE (4), directory (8), name hash (8), name |
 //! | counters | VE (4) |
+//! | outcomes | VE (4), place (8) |
 
 use crate::types::{Ino, NameRef, VeId};
 
@@ -23,14 +24,22 @@ pub(super) fn ve_end(ve: VeId) -> Option<[u8; 4]> {
 }
 
 pub(super) fn inode(ve: VeId, ino: Ino) -> [u8; DIRECTORY_BYTES] {
+    numbered(ve, ino.get())
+}
+
+fn numbered(ve: VeId, number: u64) -> [u8; DIRECTORY_BYTES] {
     let mut key = [0; DIRECTORY_BYTES];
     key[..4].copy_from_slice(&ve.0.to_be_bytes());
-    key[4..].copy_from_slice(&ino.get().to_be_bytes());
+    key[4..].copy_from_slice(&number.to_be_bytes());
     key
 }
 
 pub(super) fn ve_of(key: &[u8]) -> Option<VeId> {
     Some(VeId(u32::from_be_bytes(key.get(..4)?.try_into().ok()?)))
+}
+
+pub(super) fn outcome(ve: VeId, place: u64) -> [u8; DIRECTORY_BYTES] {
+    numbered(ve, place)
 }
 
 pub(super) fn inode_of(key: &[u8]) -> Option<Ino> {

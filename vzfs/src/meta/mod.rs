@@ -12,6 +12,7 @@
 //! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
 
 mod keys;
+mod once;
 mod private;
 mod record;
 
@@ -25,6 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+pub use once::{Outcomes, RequestId, on_behalf_of};
 pub use private::{Changes, PrivateEntries, PrivateEntry};
 pub use record::{EntryRecord, InodeRecord, PrivateContent};
 
@@ -86,8 +88,9 @@ const INODES: &str = "inodes";
 const ENTRIES: &str = "entries";
 const ORPHANS: &str = "orphans";
 const COUNTERS: &str = "counters";
+const OUTCOMES_TABLE: &str = "outcomes";
 
-/// Memory for unflushed writes of one table. Five tables, two buffers each at most: 80 MiB in the worst case for all VEs together.
+/// Memory for unflushed writes of one table. Six tables, two buffers each at most: 96 MiB in the worst case for all VEs together.
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Memory for cached blocks of all tables together.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
@@ -115,7 +118,7 @@ impl Meta {
         options.set_max_open_files(256);
         options.set_max_background_jobs(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;
-        let tables = [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS].map(|name| {
+        let tables = [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE].map(|name| {
             let mut blocks = BlockBasedOptions::default();
             blocks.set_block_cache(&cache);
             // Most look-ups in the private tables miss, because VEs change little: filters answer those from memory.

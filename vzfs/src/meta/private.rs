@@ -3,14 +3,14 @@
 use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
 
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
-use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, damaged, keys, synced};
+use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, damaged, keys, synced};
 use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
 /// The writes of one filesystem operation, applied together or not at all.
 pub struct Changes<'m> {
-    meta: &'m Meta,
-    ve: VeId,
-    batch: WriteBatch,
+    pub(super) meta: &'m Meta,
+    pub(super) ve: VeId,
+    pub(super) batch: WriteBatch,
 }
 
 impl Changes<'_> {
@@ -201,7 +201,7 @@ impl Meta {
         let start = keys::ve(ve);
         let end = keys::ve_end(ve).map_or_else(|| vec![0xff; 32], Vec::from);
         let mut batch = WriteBatch::default();
-        for table in [INODES, ENTRIES, ORPHANS, COUNTERS] {
+        for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE] {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
         Ok(self.db.write_opt(batch, &synced())?)

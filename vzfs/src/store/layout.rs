@@ -80,6 +80,16 @@ impl Layout {
         Ok((layout, lock))
     }
 
+    /// Checks that a store in `dir` has this version's format; that there is none yet is fine.
+    pub(super) fn probe(dir: &Path) -> Result<(), StoreError> {
+        let layout = Layout { dir: dir.to_owned() };
+        match fs::read_to_string(layout.format()) {
+            Ok(text) => layout.check_format(&text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(StoreError::io("read", layout.format())(error)),
+        }
+    }
+
     /// Whether the format file is there, which is made last.
     pub(super) fn is_complete(&self) -> bool {
         self.format().exists()

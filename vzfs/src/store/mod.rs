@@ -150,6 +150,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Whether this version can read the store in `dir`, without opening it.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`] when it cannot.
+    pub fn probe(dir: &Path) -> Result<(), StoreError> {
+        Layout::probe(dir)
+    }
+
     fn load(&self) -> Result<(), StoreError> {
         let mut catalog = Catalog::default();
         for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {

@@ -137,6 +137,14 @@ impl Store {
         }
     }
 
+    /// Ends the service but leaves the mounts, for a daemon that takes them over. What was acknowledged is durable afterwards.
+    pub fn leave(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        if let Err(error) = self.meta.sync() {
+            tracing::error!(%error, "cannot sync the database");
+        }
+    }
+
     /// Returns whether there is a new mount; `false` when it is mounted there already.
     fn mount_locked(&self, slot: &Slot, live: &mut Live, place: &Path) -> Result<bool, StoreError> {
         let record = slot.record();

@@ -1,11 +1,17 @@
 //! The few system calls that need `unsafe`, and nothing else. Each function is safe to call; what makes it so is said
 //! at its block.
 
+mod fuse_device;
+mod shared;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+pub use fuse_device::{close_backing, replace_descriptor};
+pub use shared::SharedWords;
 
 /// A detached bind mount of the folder `dir` that is read-only, as an `O_PATH`-like descriptor.
 ///

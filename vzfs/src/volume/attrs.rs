@@ -124,7 +124,7 @@ impl Volume {
         change(self, &mut record, now)?;
         record.ctime = now;
         batch.put_inode(ino, &record);
-        batch.commit()?;
+        batch.commit_once(None)?;
         self.record_attr(ino, &record)
     }
 

@@ -86,6 +86,11 @@ impl Opens {
         }
     }
 
+    /// Takes over handles; none of their files is held.
+    fn adopt(&mut self, ino: Ino, handles: u32, on_blob: u32) {
+        self.by_ino.insert(ino, OpenInode { handles, on_blob, file: None });
+    }
+
     /// Puts another backing file under the handles of an inode.
     fn replace(&mut self, ino: Ino, file: File) {
         if let Some(held) = self.by_ino.get_mut(&ino).and_then(|open| open.file.as_mut()) {
@@ -155,6 +160,16 @@ impl Volume {
     /// Gives back a handle. An orphan's last one frees it at the next [`Volume::forget`].
     pub fn release(&self, ino: Ino, sharing: Sharing) {
         self.opens.lock().remove(ino, sharing);
+    }
+
+    /// Counts handles that were opened through an earlier `Volume` of this VE and are still open: so many that the kernel serves, and so many that the
+    /// daemon does.
+    pub fn adopt(&self, ino: Ino, passthrough: u32, served: u32) -> Result<()> {
+        let _shared = self.names.read();
+        let node = self.node(ino)?;
+        let on_blob = if blob_of(&node).is_some() { passthrough } else { 0 };
+        self.opens.lock().adopt(ino, passthrough + served, on_blob);
+        Ok(())
     }
 
     /// Opens the content of a file for reading, without a handle: for export and commit.

@@ -56,7 +56,7 @@ use self::clock::Clock;
 use self::content::Opens;
 use self::data::DataFolder;
 use crate::blobs::BlobStore;
-use crate::meta::{EntryRecord, InodeRecord, Meta, PrivateContent};
+use crate::meta::{EntryRecord, InodeRecord, Meta, Outcomes, PrivateContent};
 use crate::tree::{ContentRef, NodeView, Target, Tree};
 use crate::types::{Attr, FileKind, Ino, Name, NameRef, Timestamp, VeId};
 
@@ -120,7 +120,7 @@ enum Node<'a> {
 }
 
 impl Volume {
-    /// Opens a VE's filesystem and finishes the removal of what was removed but still open when it was last in use.
+    /// Opens a VE's filesystem.
     ///
     /// `data` is the store's folder of private data; the VE's own is made below it when needed.
     pub fn open(
@@ -131,7 +131,7 @@ impl Volume {
         data: &Path,
     ) -> Result<Volume> {
         let first_number = meta.next_number(ve)?;
-        let volume = Volume {
+        Ok(Volume {
             ve,
             base,
             meta,
@@ -144,11 +144,22 @@ impl Volume {
             relabelled: Mutex::new(Vec::new()),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
-        };
-        for ino in volume.meta.orphans(ve)? {
-            volume.forget(ino)?;
+        })
+    }
+
+    /// Finishes the removal of what was removed but still open when the volume was last in use, except what the kernel still knows.
+    pub fn free_orphans(&self, known: impl Fn(Ino) -> bool) -> Result<()> {
+        for ino in self.meta.orphans(self.ve)? {
+            if !known(ino) {
+                self.forget(ino)?;
+            }
         }
-        Ok(volume)
+        Ok(())
+    }
+
+    /// What became of the requests of a connection, under whichever process.
+    pub fn outcomes(&self, connection: u64) -> Result<Outcomes> {
+        Ok(self.meta.outcomes(self.ve, connection)?)
     }
 
     /// Removes all data files of a VE that is no more.
@@ -157,6 +168,11 @@ impl Volume {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// The VE.
+    pub fn ve(&self) -> VeId {
+        self.ve
     }
 
     /// The base.

@@ -97,7 +97,7 @@ impl Volume {
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
         batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
-        batch.commit()?;
+        batch.commit_once(Some(ino))?;
         self.record_attr(ino, &record)
     }
 
@@ -127,7 +127,7 @@ impl Volume {
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
         batch.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
-        batch.commit()?;
+        batch.commit_once(Some(ino))?;
         self.record_attr(ino, &record)
     }
 
@@ -145,7 +145,7 @@ impl Volume {
         self.hide(dir, name, &mut batch);
         touch(&mut parent, now);
         batch.put_inode(dir, &parent);
-        Ok(batch.commit()?)
+        Ok(batch.commit_once(None)?)
     }
 
     /// Removes an empty directory.
@@ -166,7 +166,7 @@ impl Volume {
         parent.nlink = parent.nlink.saturating_sub(1);
         touch(&mut parent, now);
         batch.put_inode(dir, &parent);
-        Ok(batch.commit()?)
+        Ok(batch.commit_once(None)?)
     }
 
     /// Moves a name, in one of the forms of rename(2).
@@ -227,7 +227,7 @@ impl Volume {
             parents.moved_dir(kind, FileKind::File);
         }
         parents.store(now, &mut batch);
-        Ok(batch.commit()?)
+        Ok(batch.commit_once(None)?)
     }
 
     /// Gives a moved inode its new name, and a moved directory its new parent.

@@ -1,0 +1,119 @@
+//! The daemon's side.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Channel, Holding, Order, Report};
+use crate::fuse::Kept;
+use crate::types::VeId;
+
+/// The daemon's link to its supervisor.
+#[derive(Debug)]
+pub struct Link {
+    channel: Channel,
+    held: Mutex<HashMap<VeId, (PathBuf, Kept)>>,
+    restarts: u64,
+}
+
+/// What the daemon does when its supervisor says so.
+pub struct Orders<L, R, E> {
+    /// Leave everything mounted and end.
+    pub leave: L,
+    /// There will be no successor.
+    pub refused: R,
+    /// The supervisor is gone: end.
+    pub end: E,
+}
+
+impl Link {
+    /// Takes up the link on the socket that the supervisor left as standard input, and receives the mounts that the last daemon left.
+    ///
+    /// # Errors
+    /// Standard input is no such socket, or the supervisor is gone.
+    pub fn take_up(channel: Channel) -> io::Result<Arc<Link>> {
+        let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the supervisor is gone");
+        let mut held = HashMap::new();
+        loop {
+            match channel.receive()?.ok_or_else(gone)? {
+                (Order::Held(holding), descriptors) => {
+                    let [device, ledger] = <[_; 2]>::try_from(descriptors)
+                        .map_err(|_| io::Error::other("a held mount comes with two descriptors"))?;
+                    let kept = Kept { device, ledger, agreed: holding.agreed };
+                    held.insert(holding.ve, (holding.mountpoint, kept));
+                }
+                (Order::AllHeld { restarts }, _) => {
+                    return Ok(Arc::new(Link { channel, held: Mutex::new(held), restarts }));
+                }
+                (order, _) => return Err(io::Error::other(format!("unexpected order {order:?}"))),
+            }
+        }
+    }
+
+    /// How many daemons there were before this one under the same supervisor.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// The mount of a VE that the last daemon left at this place.
+    pub fn take_held(&self, ve: VeId, mountpoint: &Path) -> Option<Kept> {
+        let mut held = self.held.lock();
+        match held.remove(&ve) {
+            Some((place, kept)) if place == mountpoint => Some(kept),
+            Some(other) => {
+                held.insert(ve, other);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// What the last daemon left and nobody has taken: its places. The connections end with this call.
+    pub fn discard_held(&self) -> Vec<(VeId, PathBuf)> {
+        let left = std::mem::take(&mut *self.held.lock());
+        left.into_iter().map(|(ve, (place, _))| (ve, place)).collect()
+    }
+
+    /// Has the supervisor keep a mount.
+    pub fn keep(&self, ve: VeId, mountpoint: &Path, kept: &Kept) -> io::Result<()> {
+        let holding = Holding { ve, mountpoint: mountpoint.to_owned(), agreed: kept.agreed.clone() };
+        self.channel.send(&Report::Keep(holding), &[kept.device.as_fd(), kept.ledger.as_fd()])
+    }
+
+    /// Tells the supervisor something without descriptors.
+    pub fn report(&self, report: &Report) {
+        if let Err(error) = self.channel.send(report, &[]) {
+            tracing::warn!(%error, ?report, "the supervisor was not told");
+        }
+    }
+
+    /// Follows orders from now on, in a thread of its own.
+    pub fn follow<L, R, E>(self: &Arc<Link>, orders: Orders<L, R, E>) -> io::Result<()>
+    where
+        L: Fn() + Send + 'static,
+        R: Fn(String) + Send + 'static,
+        E: FnOnce() + Send + 'static,
+    {
+        let link = Arc::clone(self);
+        std::thread::Builder::new().name("supervised".to_owned()).spawn(move || {
+            loop {
+                match link.channel.receive() {
+                    Ok(Some((Order::Leave, _))) => (orders.leave)(),
+                    Ok(Some((Order::Refused(why), _))) => (orders.refused)(why),
+                    Ok(Some((order, _))) => tracing::warn!(?order, "an order at the wrong time"),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "the link to the supervisor failed");
+                        break;
+                    }
+                }
+            }
+            (orders.end)();
+        })?;
+        Ok(())
+    }
+}

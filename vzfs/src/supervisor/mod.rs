@@ -1,0 +1,67 @@
+//! The process that outlives the daemon. It holds what the mounts' connections to the kernel consist of, starts the daemon, and starts it again
+//! whenever it ends without having been asked to; the new one takes the mounts over, and programs in VEs notice a pause.
+//!
+//! It is small on purpose: it parses nothing that comes from a VE or a client, opens no store, and has no state but the descriptors. What it must not do is
+//! die; if it does, the daemon ends too, taking the mounts away in order.
+//!
+//! # Protocol
+//! One `SOCK_SEQPACKET` socket, which is the daemon's standard input; one JSON message a packet, descriptors beside it ([`channel`]). The supervisor
+//! begins with a [`Order::Held`] for each mount and [`Order::AllHeld`]. Then the daemon reports ([`Report`]), and a packet that was sent is
+//! kept by the kernel even if its sender dies at once.
+
+mod channel;
+mod link;
+mod watch;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use channel::Channel;
+pub use link::{Link, Orders};
+pub use watch::{Program, supervise};
+
+use crate::fuse::Agreed;
+use crate::types::VeId;
+
+/// One mount, as it is told between supervisor and daemon; its two descriptors (connection, ledger) come with the message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Holding {
+    /// The VE.
+    pub ve: VeId,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// What a session needs to go on.
+    pub agreed: Agreed,
+}
+
+/// From the supervisor to the daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// A mount that the last daemon left.
+    Held(Holding),
+    /// These were all. `restarts` counts the daemons before this one.
+    AllHeld {
+        /// How often the daemon was started anew.
+        restarts: u64,
+    },
+    /// Leave everything mounted and end: a successor is ready.
+    Leave,
+    /// There will be no successor, for this reason.
+    Refused(String),
+}
+
+/// From the daemon to the supervisor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// Keep this mount; descriptors come with it.
+    Keep(Holding),
+    /// The VE's mount is no more.
+    Drop(VeId),
+    /// Requests are answered.
+    Ready,
+    /// The daemon cannot start, for this reason.
+    Failed(String),
+    /// Please replace this daemon by a new one.
+    Replace,
+}

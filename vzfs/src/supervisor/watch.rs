@@ -1,0 +1,234 @@
+//! The supervisor's loop.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::{Channel, Holding, Order, Report};
+use crate::types::VeId;
+
+/// Waited before the third start in a row when none before it got as far as to answer requests; doubled each time, up to [`MAX_PATIENCE`]. One that
+/// did is followed at once: programs wait.
+const PATIENCE: Duration = Duration::from_millis(50);
+const MAX_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How to start the daemon.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file; looked at anew for each start, so that a new version takes over.
+    pub file: PathBuf,
+    /// Arguments of the daemon.
+    pub daemon: Vec<OsString>,
+    /// Arguments with which it says whether it can read the store: exits with 0, or writes why not.
+    pub probe: Vec<OsString>,
+}
+
+/// What the supervisor holds of a mount.
+type Held = BTreeMap<VeId, (Holding, [OwnedFd; 2])>;
+
+/// A running daemon.
+struct Daemon {
+    child: Child,
+    channel: Arc<Channel>,
+    /// What it says, in order; ends with it.
+    reports: mpsc::UnboundedReceiver<(Report, Vec<OwnedFd>)>,
+    /// Requests are answered.
+    ready: bool,
+    /// Why it said that it cannot start.
+    failed: Option<String>,
+    /// It was told to make room for its successor.
+    leaving: bool,
+}
+
+/// Runs daemons one after the other until one ends in order, or a signal asks for it. `ready` is called once, when the first one answers requests.
+///
+/// # Errors
+/// The first daemon did not start; with what it said, if anything.
+pub fn supervise(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(watch(program, ready))
+}
+
+async fn watch(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut ready = Some(ready);
+    let mut held = Held::new();
+    let (mut restarts, mut failures) = (0, 0);
+    let mut stopping = false;
+    let mut daemon = start(program, &held, restarts)?;
+    loop {
+        tokio::select! {
+            // What a daemon said before it died comes before its death.
+            biased;
+            report = daemon.reports.recv() => match report {
+                Some((report, descriptors)) => {
+                    if matches!(report, Report::Ready)
+                        && let Some(ready) = ready.take()
+                    {
+                        ready();
+                    }
+                    obey(program, &mut daemon, &mut held, report, descriptors).await;
+                }
+                None => {
+                    let status = daemon.child.wait().await?;
+                    if stopping || status.success() {
+                        return Ok(());
+                    }
+                    if ready.is_some() {
+                        let why = daemon.failed.unwrap_or_else(|| format!("the daemon ended at its start ({})", ended(status)));
+                        return Err(io::Error::other(why));
+                    }
+                    restarts += 1;
+                    if daemon.leaving {
+                        info!(mounts = held.len(), restarts, "the daemon has made room for its successor");
+                        failures = 0;
+                    } else {
+                        failures = if daemon.ready { 0 } else { failures + 1 };
+                        let why = daemon.failed.unwrap_or_else(|| ended(status));
+                        error!(why, mounts = held.len(), restarts, "the daemon is gone and is started again");
+                    }
+                    if failures > 1 {
+                        let patience = PATIENCE.saturating_mul(1 << (failures - 2).min(10)).min(MAX_PATIENCE);
+                        tokio::select! {
+                            () = tokio::time::sleep(patience) => {}
+                            _ = terminate.recv() => return Ok(()),
+                            _ = interrupt.recv() => return Ok(()),
+                        }
+                    }
+                    daemon = start(program, &held, restarts)?;
+                }
+            },
+            _ = terminate.recv() => stopping = stop(&daemon),
+            _ = interrupt.recv() => stopping = stop(&daemon),
+        }
+    }
+}
+
+/// Starts a daemon and tells it of the mounts that are held.
+fn start(program: &Program, held: &Held, restarts: u64) -> io::Result<Daemon> {
+    let (ours, theirs) = Channel::pair()?;
+    let child = Command::new(&program.file)
+        .args(&program.daemon)
+        .stdin(Stdio::from(theirs.into_socket()))
+        // Only the supervisor's own readiness is told there.
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot start {}: {error}", program.file.display()))
+        })?;
+    for (holding, descriptors) in held.values() {
+        let [device, ledger] = descriptors;
+        // A daemon that dies while it is told is started again.
+        let _ = ours.send(&Order::Held(holding.clone()), &[device.as_fd(), ledger.as_fd()]);
+    }
+    let _ = ours.send(&Order::AllHeld { restarts }, &[]);
+    let channel = Arc::new(ours);
+    let reports = listen(Arc::clone(&channel), child.id())?;
+    Ok(Daemon { child, channel, reports, ready: false, failed: None, leaving: false })
+}
+
+/// Receives in a thread of its own until the daemon is gone. One that says what is no report is killed.
+fn listen(
+    channel: Arc<Channel>,
+    pid: Option<u32>,
+) -> io::Result<mpsc::UnboundedReceiver<(Report, Vec<OwnedFd>)>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    std::thread::Builder::new().name("reports".to_owned()).spawn(move || {
+        loop {
+            match channel.receive() {
+                Ok(Some(report)) => {
+                    // Nobody listens only when the supervisor ends.
+                    let _ = sender.send(report);
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    error!(%error, "the daemon says what nobody understands");
+                    send_signal(pid, Signal::KILL);
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+async fn obey(
+    program: &Program,
+    daemon: &mut Daemon,
+    held: &mut Held,
+    report: Report,
+    descriptors: Vec<OwnedFd>,
+) {
+    match report {
+        Report::Keep(holding) => match <[OwnedFd; 2]>::try_from(descriptors) {
+            Ok(descriptors) => {
+                held.insert(holding.ve, (holding, descriptors));
+            }
+            Err(_) => error!(ve = %holding.ve, "a mount came without its descriptors"),
+        },
+        Report::Drop(ve) => {
+            held.remove(&ve);
+        }
+        Report::Ready => daemon.ready = true,
+        Report::Failed(why) => daemon.failed = Some(why),
+        Report::Replace => {
+            let order = match probe(program).await {
+                Ok(()) => {
+                    daemon.leaving = true;
+                    Order::Leave
+                }
+                Err(why) => {
+                    warn!(why, "the daemon stays: its successor would not work");
+                    Order::Refused(why)
+                }
+            };
+            let _ = daemon.channel.send(&order, &[]);
+        }
+    }
+}
+
+/// Asks the program that would be started whether it can read the store.
+async fn probe(program: &Program) -> Result<(), String> {
+    let output = Command::new(&program.file).args(&program.probe).stdin(Stdio::null()).output().await;
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(if text.is_empty() { format!("it {}", ended(output.status)) } else { text })
+        }
+        Err(error) => Err(format!("cannot start {}: {error}", program.file.display())),
+    }
+}
+
+/// Asks the daemon to end in order.
+fn stop(daemon: &Daemon) -> bool {
+    send_signal(daemon.child.id(), Signal::TERM);
+    true
+}
+
+/// To a child that was not waited for, so that the number is still its own.
+fn send_signal(pid: Option<u32>, signal: Signal) {
+    if let Some(pid) = pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, code) => format!("exited with {}", code.unwrap_or(-1)),
+    }
+}
