@@ -15,6 +15,7 @@
 #![allow(clippy::panic, clippy::print_stdout)]
 
 pub mod debian;
+pub mod differential;
 pub mod host;
 pub mod measure;
 pub mod outcome;
