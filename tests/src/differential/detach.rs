@@ -22,6 +22,7 @@ const COPY: &str = "/copy-for-detached-descriptors";
 /// A copy that descriptors will be moved to, if the operation is done.
 pub(super) struct Prepared {
     key: Key,
+    pub(super) root: Key,
     slots: Vec<(u8, OwnedFd)>,
     copy: Stat,
 }
@@ -39,21 +40,23 @@ pub(super) fn candidate(
     step: &Step,
     on_blob: &std::collections::HashSet<Key>,
 ) -> Option<Key> {
-    let path = match &step.op {
-        Op::Truncate { path, .. } => path,
+    let (path, size) = match &step.op {
+        Op::Truncate { path, size } => (path, Some(*size)),
         Op::Open { path, access, flags, .. }
             if matches!(access, Access::Write | Access::Both)
                 || *access == Access::Read && flags.contains(&OpenFlag::Trunc) =>
         {
-            path
+            (path, None)
         }
         _ => return None,
     };
     let stat =
         inner.within(super::ops::User::Root, 0, step.cwd, |_| Stat::of(CWD, path.as_str(), AtFlags::empty()));
-    stat.ok()
-        .filter(|stat| stat.kind == FileType::RegularFile && on_blob.contains(&stat.key()))
-        .map(|stat| stat.key())
+    let copied_up = |stat: &Stat| {
+        // truncate(2) to the size that the file has changes nothing.
+        stat.kind == FileType::RegularFile && on_blob.contains(&stat.key()) && size != Some(stat.size)
+    };
+    stat.ok().filter(copied_up).map(|stat| stat.key())
 }
 
 /// Makes a copy for the descriptors that `key` is open under, unless none of them reads it. The slot that the step opens anew is not
@@ -105,7 +108,7 @@ pub(super) fn prepare(inner: &mut Inner, step: &Step, key: Key) -> Result<Option
     fs::unlinkat(CWD, COPY, AtFlags::empty())?;
     let root = Timestamps { last_access: time(parent.atime), last_modification: time(parent.mtime) };
     fs::utimensat(CWD, "/", &root, AtFlags::empty())?;
-    Ok(Some(Prepared { key, slots, copy: Stat::of(&copy, c"", AtFlags::EMPTY_PATH)? }))
+    Ok(Some(Prepared { key, root: parent.key(), slots, copy: Stat::of(&copy, c"", AtFlags::EMPTY_PATH)? }))
 }
 
 /// Moves the descriptors to the copy.
@@ -138,10 +141,10 @@ pub(super) fn note_copy_up(relation: &mut Relation, key: Key) {
 
 /// What fallocate(2) answers in a VE to the modes that the kernel does not pass on to FUSE filesystems, where another filesystem would have
 /// done them. Checks that come before that in the kernel are left to it.
-pub(super) fn refused_by_the_kernel(inner: &Inner, step: &Step) -> bool {
+pub(super) fn refused_by_the_kernel(inner: &Inner, op: &Op) -> bool {
     // Collapse, insert, unshare.
     const NOT_PASSED_ON: [u32; 5] = [8, 0x20, 0x40, 0x41, 0x80];
-    let Op::Fallocate { slot, mode, len, .. } = step.op else { return false };
+    let Op::Fallocate { slot, mode, len, .. } = *op else { return false };
     let Some(slot) = inner.slots.get(usize::from(slot)).and_then(Option::as_ref) else { return false };
     let regular =
         Stat::of(&slot.fd, c"", AtFlags::EMPTY_PATH).is_ok_and(|stat| stat.kind == FileType::RegularFile);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     self, Access as AccessMode, AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags,
@@ -30,6 +30,8 @@ pub(super) enum Seen {
     Wrong(String),
 }
 
+const PAGE_BYTES: usize = 4096;
+
 pub(super) type Answer = Result<Seen, Errno>;
 
 fn errno(error: &std::io::Error) -> Errno {
@@ -44,13 +46,55 @@ fn number(result: Result<usize, Errno>) -> Answer {
     result.map(|number| Seen::Number(number as u64))
 }
 
-fn pattern(len: usize, byte: u8) -> Vec<u8> {
-    (0..len).map(|at| byte.wrapping_add((at / 512) as u8) | 1).collect()
+/// Memory for a transfer, aligned as direct I/O needs it.
+struct Buffer {
+    memory: Vec<u8>,
+    len: usize,
+}
+
+impl Buffer {
+    fn new(len: usize) -> Buffer {
+        Buffer { memory: vec![0; len + PAGE_BYTES], len }
+    }
+
+    fn filled(len: usize, byte: u8) -> Buffer {
+        let mut buffer = Buffer::new(len);
+        for (at, place) in buffer.bytes().iter_mut().enumerate() {
+            *place = byte.wrapping_add((at / 512) as u8) | 1;
+        }
+        buffer
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let start = self.memory.as_ptr().align_offset(PAGE_BYTES);
+        &mut self.memory[start..start + self.len]
+    }
+}
+
+impl Inner {
+    /// The descriptor for a transfer. Direct I/O that is not aligned is left out: which alignment a filesystem demands is its own affair.
+    fn fd_for(&self, slot: u8, at: Option<u64>, len: usize) -> Result<&OwnedFd, Errno> {
+        let fd = self.fd(slot)?;
+        let direct =
+            self.slots[usize::from(slot)].as_ref().is_some_and(|slot| slot.flags.contains(OFlags::DIRECT));
+        if direct {
+            let at = at.map_or_else(|| fs::tell(fd), Ok)?;
+            if !at.is_multiple_of(PAGE_BYTES as u64) || !len.is_multiple_of(PAGE_BYTES) {
+                return Err(Errno::NOSYS);
+            }
+        }
+        Ok(fd)
+    }
 }
 
 /// Does a step.
 pub(super) fn execute(inner: &mut Inner, step: &Step) -> Answer {
-    inner.within(step.by, step.umask, step.cwd, |inner| match &step.op {
+    inner.within(step.by, step.umask, step.cwd, |inner| perform(inner, &step.op))
+}
+
+/// Does an operation with the rights that the thread has.
+pub(super) fn perform(inner: &mut Inner, op: &Op) -> Answer {
+    match op {
         op @ (Op::Open { .. } | Op::Close { .. } | Op::Handle { .. } | Op::OpenHandle { .. }) => {
             descriptors(inner, op)
         }
@@ -76,7 +120,7 @@ pub(super) fn execute(inner: &mut Inner, step: &Step) -> Answer {
         | Op::ListXattr { .. }
         | Op::RemoveXattr { .. }) => xattrs(inner, op),
         op => data(inner, op),
-    })
+    }
 }
 
 /// The flags of an open.
@@ -141,21 +185,23 @@ fn descriptors(inner: &mut Inner, op: &Op) -> Answer {
 fn data(inner: &mut Inner, op: &Op) -> Answer {
     match *op {
         Op::Read { slot, len } => {
-            let mut buffer = vec![0; len];
-            let read = rustix::io::read(inner.fd(slot)?, &mut buffer)?;
-            buffer.truncate(read);
-            Ok(Seen::Bytes(buffer))
+            let mut buffer = Buffer::new(len);
+            let read = rustix::io::read(inner.fd_for(slot, None, len)?, buffer.bytes())?;
+            Ok(Seen::Bytes(buffer.bytes()[..read].to_vec()))
         }
         Op::Pread { slot, at, len } => {
-            let mut buffer = vec![0; len];
-            let read = rustix::io::pread(inner.fd(slot)?, &mut buffer, at)?;
-            buffer.truncate(read);
-            Ok(Seen::Bytes(buffer))
+            let mut buffer = Buffer::new(len);
+            let read = rustix::io::pread(inner.fd_for(slot, Some(at), len)?, buffer.bytes(), at)?;
+            Ok(Seen::Bytes(buffer.bytes()[..read].to_vec()))
         }
-        Op::Write { slot, len, byte } => number(rustix::io::write(inner.fd(slot)?, &pattern(len, byte))),
-        Op::Pwrite { slot, at, len, byte } => {
-            number(rustix::io::pwrite(inner.fd(slot)?, &pattern(len, byte), at))
+        Op::Write { slot, len, byte } => {
+            number(rustix::io::write(inner.fd_for(slot, None, len)?, Buffer::filled(len, byte).bytes()))
         }
+        Op::Pwrite { slot, at, len, byte } => number(rustix::io::pwrite(
+            inner.fd_for(slot, Some(at), len)?,
+            Buffer::filled(len, byte).bytes(),
+            at,
+        )),
         Op::Seek { slot, whence, at } => seek(inner.fd(slot)?.as_fd(), whence, at),
         Op::Ftruncate { slot, size } => done(fs::ftruncate(inner.fd(slot)?, size)),
         Op::Fallocate { slot, mode, at, len } => {

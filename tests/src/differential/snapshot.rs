@@ -205,8 +205,11 @@ fn held(path: &[u8], kind: FileType) -> Result<Held, Errno> {
     let mut xattrs = BTreeMap::new();
     for name in xattr_names(&list[..len]) {
         let mut value = vec![0; 1 << 16];
-        let len = fs::lgetxattr(path, &name[..], &mut value[..])?;
-        value.truncate(len);
+        // What is no capability at all can be set, but not read.
+        match fs::lgetxattr(path, &name[..], &mut value[..]) {
+            Ok(len) => value.truncate(len),
+            Err(error) => value = format!("unreadable: {error}").into_bytes(),
+        }
         xattrs.insert(name, value);
     }
     Ok(Held { bytes, xattrs })

@@ -92,6 +92,11 @@ impl Relation {
         }
     }
 
+    /// The next comparison of this file's times has nothing before it.
+    pub(super) fn forget_times(&mut self, key: Key) {
+        self.times.remove(&key);
+    }
+
     /// The file of the plain tree was given another counterpart; `copy` takes over the old one.
     pub(super) fn detach(&mut self, key: Key, copy: Key) {
         if let Some(ino) = self.to_ve.remove(&key) {

@@ -106,8 +106,9 @@ fn empty_folder(mountpoint: &Path) -> io::Result<bool> {
     if !metadata.is_dir() {
         return Err(io::Error::other("it is not a folder"));
     }
-    // Mounting over files would hide them from whoever looks for them. Attributes of a dead mount may still be in the
-    // kernel's cache; its entries are asked for, and tell.
+    // Attributes and entries of a dead mount may still be in the kernel's caches. This is never cached: it fails there.
+    rustix::fs::statfs(mountpoint)?;
+    // Mounting over files would hide them from whoever looks for them.
     match fs::read_dir(mountpoint)?.next().transpose()? {
         None => Ok(false),
         Some(_) => Err(io::Error::other("the folder is not empty")),

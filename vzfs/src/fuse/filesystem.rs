@@ -110,7 +110,7 @@ impl Filesystem for Dispatch {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<std::time::SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<std::time::SystemTime>,
         _chgtime: Option<std::time::SystemTime>,
         _bkuptime: Option<std::time::SystemTime>,
@@ -122,6 +122,7 @@ impl Filesystem for Dispatch {
             uid,
             gid,
             size,
+            through_handle: fh.is_some(),
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };

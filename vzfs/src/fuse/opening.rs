@@ -61,7 +61,8 @@ impl Dispatch {
         let ino = ino(node)?;
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         if flags.0 & libc::O_TRUNC != 0 {
-            self.volume.set_attr(ino, SetAttr { size: Some(0), ..SetAttr::default() }, caller(req))?;
+            let set = SetAttr { size: Some(0), through_handle: true, ..SetAttr::default() };
+            self.volume.set_attr(ino, set, caller(req))?;
         }
         let sharing = self.sharing();
         let open = self.volume.open_file(ino, write, sharing)?;

@@ -291,15 +291,19 @@ impl Volume {
         Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
     }
 
-    /// Sets a file's size, as truncate(2): mtime and ctime move even if the size stays.
-    pub(super) fn truncate(&self, ino: Ino, size: u64, caller: Caller) -> Result<()> {
-        match self.attr(ino)?.kind {
+    /// Sets a file's size. See [`SetAttr::through_handle`](super::SetAttr::through_handle).
+    pub(super) fn truncate(&self, ino: Ino, size: u64, through_handle: bool, caller: Caller) -> Result<()> {
+        let attr = self.attr(ino)?;
+        match attr.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(VolumeError::IsDir),
             _ => return Err(VolumeError::Invalid("only regular files have a size")),
         }
         if i64::try_from(size).is_err() {
             return Err(VolumeError::Invalid("the size is negative"));
+        }
+        if attr.size == size && !through_handle {
+            return self.kill_privileges(ino, caller.keeps_privileges());
         }
         self.copy_up(ino, size)?;
         self.with_data(ino, |file| file.set_len(size), "truncate")?;

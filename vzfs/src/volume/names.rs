@@ -220,7 +220,7 @@ impl Volume {
             // Pinning writes all names of the moved inode, the old one too: it must be hidden after that.
             self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
             if mode == RenameMode::Whiteout {
-                self.leave_device(dir, name, now, &mut batch)?;
+                self.leave_device(dir, name, &parents.from.1, &mut batch)?;
             } else {
                 self.hide(dir, name, &mut batch);
             }
@@ -249,29 +249,17 @@ impl Volume {
         Ok(())
     }
 
+    /// The device of [`RenameMode::Whiteout`], made as if the superuser had made it there.
     fn leave_device(
         &self,
         dir: Ino,
         name: NameRef<'_>,
-        now: Timestamp,
+        parent: &InodeRecord,
         batch: &mut Changes<'_>,
     ) -> Result<()> {
         let ino = self.new_ino()?;
-        let record = InodeRecord {
-            kind: FileKind::Char,
-            perm: 0,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            nlink: 1,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            parent: 0,
-            content: PrivateContent::None,
-            xattrs: Default::default(),
-        };
-        batch.put_inode(ino, &record);
+        let device = NewNode::new(FileKind::Char, 0);
+        batch.put_inode(ino, &new_record(parent, dir, device, Caller::ROOT, PrivateContent::None));
         batch.put_entry(dir, name, EntryRecord::Node(ino, FileKind::Char));
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::tree::{Content, Meta as TreeMeta, TreeBuilder};
 use crate::types::Digest;
 
 mod attributes;
+mod linear;
 mod model;
 
 /// One database and blob store for many volumes.

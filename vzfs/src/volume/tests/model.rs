@@ -9,22 +9,22 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 
-type Outcome<T> = std::result::Result<T, String>;
-type Id = usize;
+pub(super) type Outcome<T> = std::result::Result<T, String>;
+pub(super) type Id = usize;
 
 #[derive(Clone, Debug)]
-struct Thing {
-    kind: FileKind,
-    perm: u16,
+pub(super) struct Thing {
+    pub(super) kind: FileKind,
+    pub(super) perm: u16,
     uid: u32,
     gid: u32,
     rdev: u32,
     /// Bytes of a file, target of a symbolic link.
-    bytes: Vec<u8>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    children: BTreeMap<Vec<u8>, Id>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(super) children: BTreeMap<Vec<u8>, Id>,
     /// Where a directory is.
-    parent: Id,
+    pub(super) parent: Id,
     /// `None` after what moves it to the current time.
     mtime: Option<Timestamp>,
     /// Anything but names below it was changed since the base.
@@ -33,7 +33,7 @@ struct Thing {
 }
 
 #[derive(Clone, Debug)]
-struct Model {
+pub(super) struct Model {
     things: Vec<Thing>,
 }
 
@@ -134,7 +134,7 @@ fn err<T>(what: &str) -> Outcome<T> {
 }
 
 impl Model {
-    fn new() -> Model {
+    pub(super) fn new() -> Model {
         let root = Thing {
             kind: FileKind::Dir,
             perm: 0o755,
@@ -162,7 +162,11 @@ impl Model {
         known[index % known.len()]
     }
 
-    fn nlink(&self, id: Id) -> u32 {
+    pub(super) fn thing(&self, id: Id) -> &Thing {
+        &self.things[id]
+    }
+
+    pub(super) fn nlink(&self, id: Id) -> u32 {
         let names =
             self.things.iter().flat_map(|thing| thing.children.values()).filter(|child| **child == id);
         let names = names.count();
@@ -180,7 +184,7 @@ impl Model {
         if self.nlink(dir) == 0 { err("NotFound") } else { Ok(()) }
     }
 
-    fn find(&self, dir: Id, name: &Name) -> Option<Id> {
+    pub(super) fn find(&self, dir: Id, name: &Name) -> Option<Id> {
         self.things[dir].children.get(name.as_bytes()).copied()
     }
 
@@ -224,7 +228,7 @@ impl Model {
         self.things.len() - 1
     }
 
-    fn create(&mut self, dir: Id, name: &Name, new: NewNode<'_>, caller: Caller) -> Outcome<Id> {
+    pub(super) fn create(&mut self, dir: Id, name: &Name, new: NewNode<'_>, caller: Caller) -> Outcome<Id> {
         self.live_dir(dir)?;
         match self.find(dir, name) {
             Some(_) => err("Exists"),
@@ -232,7 +236,7 @@ impl Model {
         }
     }
 
-    fn link(&mut self, id: Id, dir: Id, name: &Name) -> Outcome<()> {
+    pub(super) fn link(&mut self, id: Id, dir: Id, name: &Name) -> Outcome<()> {
         if self.things[id].kind == FileKind::Dir {
             return err("NotPermitted");
         }
@@ -247,7 +251,7 @@ impl Model {
         Ok(())
     }
 
-    fn remove(&mut self, dir: Id, name: &Name, rmdir: bool) -> Outcome<()> {
+    pub(super) fn remove(&mut self, dir: Id, name: &Name, rmdir: bool) -> Outcome<()> {
         self.live_dir(dir)?;
         let Some(id) = self.find(dir, name) else { return err("NotFound") };
         match (rmdir, self.things[id].kind == FileKind::Dir) {
@@ -269,7 +273,7 @@ impl Model {
         dir == ancestor
     }
 
-    fn rename(
+    pub(super) fn rename(
         &mut self,
         (dir, name): (Id, &Name),
         (new_dir, new_name): (Id, &Name),
@@ -310,8 +314,6 @@ impl Model {
         self.set(new_dir, new_name, id);
         if mode == RenameMode::Whiteout {
             self.add(dir, name, NewNode::new(FileKind::Char, 0), Caller::ROOT);
-            let device = self.things.last_mut().expect("just added");
-            (device.uid, device.gid) = (0, 0);
         }
         Ok(())
     }
@@ -326,12 +328,12 @@ impl Model {
         }
     }
 
-    fn change(&mut self, id: Id) -> &mut Thing {
+    pub(super) fn change(&mut self, id: Id) -> &mut Thing {
         self.things[id].touched = true;
         &mut self.things[id]
     }
 
-    fn truncate(&mut self, id: Id, size: u64, keep: bool) -> Outcome<()> {
+    pub(super) fn truncate(&mut self, id: Id, size: u64, keep: bool) -> Outcome<()> {
         match self.things[id].kind {
             FileKind::File => {}
             FileKind::Dir => return err("IsDir"),
@@ -346,7 +348,7 @@ impl Model {
         Ok(())
     }
 
-    fn write(&mut self, id: Id, offset: u64, bytes: &[u8], keep: bool) {
+    pub(super) fn write(&mut self, id: Id, offset: u64, bytes: &[u8], keep: bool) {
         let thing = self.change(id);
         let start = usize::try_from(offset).expect("small");
         let end = start + bytes.len();
@@ -360,7 +362,7 @@ impl Model {
         }
     }
 
-    fn set_xattr(&mut self, id: Id, name: &[u8], value: &[u8], mode: XattrMode) -> Outcome<()> {
+    pub(super) fn set_xattr(&mut self, id: Id, name: &[u8], value: &[u8], mode: XattrMode) -> Outcome<()> {
         match (mode, self.things[id].xattrs.contains_key(name)) {
             (XattrMode::Create, true) => return err("Exists"),
             (XattrMode::Replace, false) => return err("NoData"),
@@ -370,12 +372,23 @@ impl Model {
         Ok(())
     }
 
+    /// All names of a file go to a new one that is the same.
+    pub(super) fn relabel(&mut self, id: Id) {
+        let new = self.things.len();
+        self.things.push(self.things[id].clone());
+        for child in self.things.iter_mut().flat_map(|thing| thing.children.values_mut()) {
+            if *child == id {
+                *child = new;
+            }
+        }
+    }
+
     fn forget(&mut self, id: Id) {
         self.things[id].gone |= self.nlink(id) == 0;
     }
 
     /// All paths, parents first, the root as the empty one.
-    fn paths(&self) -> BTreeMap<Vec<u8>, Id> {
+    pub(super) fn paths(&self) -> BTreeMap<Vec<u8>, Id> {
         fn below(model: &Model, dir: Id, path: &[u8], found: &mut BTreeMap<Vec<u8>, Id>) {
             found.insert(path.to_vec(), dir);
             for (name, child) in &model.things[dir].children {
@@ -388,7 +401,7 @@ impl Model {
     }
 
     /// The model as a base, and the inode numbers that it got.
-    fn base(&mut self, store: &Store) -> (Arc<Tree>, HashMap<Id, Ino>) {
+    pub(super) fn base(&mut self, store: &Store) -> (Arc<Tree>, HashMap<Id, Ino>) {
         let meta_of = |thing: &Thing| TreeMeta {
             uid: thing.uid,
             gid: thing.gid,
