@@ -181,7 +181,7 @@ impl Filesystem for Dispatch {
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -189,7 +189,7 @@ impl Filesystem for Dispatch {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let done = rename_mode(flags).and_then(|mode| {
+        let done = rename_mode(flags, caller(req)).and_then(|mode| {
             self.volume.rename(ino(parent)?, name_of(name)?, ino(newparent)?, name_of(newname)?, mode)
         });
         self.reply_empty("rename", done, reply);

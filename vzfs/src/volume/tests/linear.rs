@@ -534,7 +534,7 @@ fn programs() -> impl Strategy<Value = Vec<Vec<Act>>> {
         RenameMode::Replace,
         RenameMode::NoReplace,
         RenameMode::Exchange,
-        RenameMode::Whiteout,
+        RenameMode::Whiteout(Caller::ROOT),
     ]);
     let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace]);
     let act = prop_oneof![
