@@ -312,12 +312,13 @@ impl Pair<'_> {
 
 /// Gives a device that RENAME_WHITEOUT left the group of a file that root makes there.
 fn whiteout_group(path: &str) -> Result<Option<Key>, Errno> {
+    let path = path.trim_end_matches('/');
     let device = Stat::of(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
     if device.kind != FileType::CharacterDevice || device.rdev != (0, 0) {
         // Both names were one file's.
         return Ok(None);
     }
-    let above = path.trim_end_matches('/').rsplit_once('/').map_or(".", |(above, _)| above);
+    let above = path.rsplit_once('/').map_or(".", |(above, _)| above);
     let above = Stat::of(CWD, above, AtFlags::empty())?;
     let group = if above.perm & 0o2000 == 0 { 0 } else { above.gid };
     rustix::fs::chownat(CWD, path, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;

@@ -190,7 +190,7 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         let rename = || {
-            let mode = rename_mode(flags)?;
+            let mode = rename_mode(flags, caller(req))?;
             self.volume.rename(ino(parent)?, name_of(name)?, ino(newparent)?, name_of(newname)?, mode)
         };
         let done = self.once(req, |_| Ok(()), rename);

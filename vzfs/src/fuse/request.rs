@@ -46,11 +46,11 @@ pub(super) fn reply_xattr(size: u32, value: &[u8], reply: ReplyXattr) {
 }
 
 /// The form of a rename.
-pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, VolumeError> {
+pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Result<RenameMode, VolumeError> {
     match flags {
         RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
         RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
-        RenameFlags::RENAME_WHITEOUT => Ok(RenameMode::Whiteout),
+        RenameFlags::RENAME_WHITEOUT => Ok(RenameMode::Whiteout(caller)),
         flags if flags.is_empty() => Ok(RenameMode::Replace),
         _ => Err(VolumeError::Invalid("flags of rename that exclude each other")),
     }

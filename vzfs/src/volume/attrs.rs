@@ -77,8 +77,9 @@ impl Volume {
                 return self.attr(ino);
             }
         }
-        // chown(2) that leaves both ids alone arrives as a change of nothing, too.
-        let chown = set.uid.is_some() || set.gid.is_some() || others == SetAttr::default();
+        // A change of nothing is chown(2) that leaves both ids alone, or a write that must take privileges away. Which of them it
+        // is does not show, so the superuser's chown of nothing leaves setuid and setgid alone.
+        let nothing = others == SetAttr::default();
         self.update(ino, |volume, record, now| {
             if let Some(perm) = set.perm {
                 record.perm = perm & 0o7777;
@@ -86,7 +87,10 @@ impl Volume {
                     record.xattrs.insert(acl::ACCESS.to_vec(), acl.after_chmod(perm).encode());
                 }
             }
-            if chown {
+            if nothing {
+                drop_privileges(record, !caller.keeps_privileges());
+            }
+            if set.uid.is_some() || set.gid.is_some() {
                 record.uid = set.uid.unwrap_or(record.uid);
                 record.gid = set.gid.unwrap_or(record.gid);
                 if set.perm.is_none() {

@@ -120,6 +120,8 @@ enum Installed {
     Relabelled,
     /// It is not used: the inode does not have the blob any more.
     No,
+    /// It is not used: the names must go to a new inode, for which it has not all of the content.
+    TooShort,
 }
 
 /// The modes of fallocate(2) as bits, as the kernel passes them.
@@ -191,7 +193,7 @@ impl Volume {
     }
 
     /// Gives a file a data file of its own with the first `limit` bytes of its blob. Does nothing to a file that has one.
-    fn copy_up(&self, ino: Ino, limit: u64) -> Result<()> {
+    fn copy_up(&self, ino: Ino, mut limit: u64) -> Result<()> {
         // The remainder is below 16, so the conversion cannot lose anything.
         let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
         loop {
@@ -206,13 +208,18 @@ impl Volume {
             let copied = self.blobs.open_blob(&digest).map_err(VolumeError::from).and_then(|blob| {
                 copy_content(&blob, &copy, size, limit)?;
                 set_times(&copy, Some(attr.atime), Some(attr.mtime))?;
-                self.install(ino, digest, id, copy)
+                self.install(ino, digest, id, copy, limit < size)
             });
             match copied {
                 Ok(Installed::Here) => return Ok(()),
                 Ok(Installed::Relabelled) => return Err(VolumeError::Stale),
                 // The inode's content changed while it was copied: once more.
                 Ok(Installed::No) => self.data.remove(id)?,
+                // The caller will be told to look the name up again; until it does, nothing of the content may be missing.
+                Ok(Installed::TooShort) => {
+                    self.data.remove(id)?;
+                    limit = u64::MAX;
+                }
                 Err(error) => {
                     self.data.remove(id)?;
                     return Err(error);
@@ -225,7 +232,7 @@ impl Volume {
     ///
     /// # Errors
     /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode.
-    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File) -> Result<Installed> {
+    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File, shortened: bool) -> Result<Installed> {
         let _exclusive = self.names.write();
         let node = self.node(ino)?;
         if blob_of(&node).map(|(now, _)| now) != Some(digest) {
@@ -237,6 +244,9 @@ impl Volume {
             drop(opens);
             if node.nlink() == 0 {
                 return Err(VolumeError::Stale);
+            }
+            if shortened {
+                return Ok(Installed::TooShort);
             }
             self.relabel(ino, content)?;
             return Ok(Installed::Relabelled);

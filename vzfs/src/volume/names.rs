@@ -9,6 +9,8 @@ use crate::types::{Attr, FileKind, Ino, MAX_SYMLINK_BYTES, NameRef, Timestamp};
 /// and object stores) meet the number that they were tested with, on every host filesystem. Directories are not limited, as on ext4.
 pub const MAX_LINKS: u32 = 65_000;
 const S_ISGID: u16 = 0o2000;
+/// What [`RenameMode::Whiteout`] leaves.
+const DEVICE: NewNode<'static> = NewNode::new(FileKind::Char, 0);
 
 /// What to create.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +43,8 @@ pub enum RenameMode {
     NoReplace,
     /// `RENAME_EXCHANGE`.
     Exchange,
-    /// `RENAME_WHITEOUT`: leaves a character device 0:0 at the old name, as an overlayfs on top of the VE asks for.
-    Whiteout,
+    /// `RENAME_WHITEOUT`: leaves a character device 0:0 of this caller's at the old name, as an overlayfs on top of the VE asks for.
+    Whiteout(Caller),
 }
 
 impl Volume {
@@ -219,8 +221,9 @@ impl Volume {
             }
             // Pinning writes all names of the moved inode, the old one too: it must be hidden after that.
             self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
-            if mode == RenameMode::Whiteout {
-                self.leave_device(dir, name, &parents.from.1, &mut batch)?;
+            if let RenameMode::Whiteout(caller) = mode {
+                let device = new_record(&parents.from.1, dir, DEVICE, caller, PrivateContent::None, now);
+                self.leave_device(dir, name, &device, &mut batch)?;
             } else {
                 self.hide(dir, name, &mut batch);
             }
@@ -249,20 +252,16 @@ impl Volume {
         Ok(())
     }
 
-    /// The device of [`RenameMode::Whiteout`], made as if the superuser had made it there.
+    /// Puts the device of [`RenameMode::Whiteout`] at a name.
     fn leave_device(
         &self,
         dir: Ino,
         name: NameRef<'_>,
-        parent: &InodeRecord,
+        device: &InodeRecord,
         batch: &mut Changes<'_>,
     ) -> Result<()> {
         let ino = self.new_ino()?;
-        let device = NewNode::new(FileKind::Char, 0);
-        batch.put_inode(
-            ino,
-            &new_record(parent, dir, device, Caller::ROOT, PrivateContent::None, self.clock.now()),
-        );
+        batch.put_inode(ino, device);
         batch.put_entry(dir, name, EntryRecord::Node(ino, FileKind::Char));
         Ok(())
     }

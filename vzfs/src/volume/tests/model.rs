@@ -99,7 +99,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         RenameMode::NoReplace,
         RenameMode::Exchange,
         RenameMode::Exchange,
-        RenameMode::Whiteout,
+        RenameMode::Whiteout(Caller::ROOT),
     ]);
     let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace]);
     let offsets = || select(vec![0u64, 3, 4096, 10_000]);
@@ -312,7 +312,7 @@ impl Model {
         }
         self.clear(dir, name);
         self.set(new_dir, new_name, id);
-        if mode == RenameMode::Whiteout {
+        if mode == RenameMode::Whiteout(Caller::ROOT) {
             self.add(dir, name, NewNode::new(FileKind::Char, 0), Caller::ROOT);
         }
         Ok(())
