@@ -11,7 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::fuse::{self, FuseError, Mount, MountOptions, Passthrough};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
-use crate::types::VeName;
+use crate::types::{IdShift, VeName};
 use crate::volume::Volume;
 
 /// Dead mounts on top of each other that are taken away before it counts as a fault.
@@ -35,10 +35,15 @@ impl Mounter for FuseMounter {
         volume: Arc<Volume>,
         ve: &VeName,
         mountpoint: &Path,
+        id_shift: Option<IdShift>,
     ) -> Result<Box<dyn Mounted>, BoxError> {
         let made = prepare(mountpoint)?;
-        let options =
-            MountOptions { ve_name: ve.clone(), passthrough: self.passthrough, threads: self.threads };
+        let options = MountOptions {
+            ve_name: ve.clone(),
+            passthrough: self.passthrough,
+            threads: self.threads,
+            shift: id_shift,
+        };
         match fuse::mount(volume, mountpoint, &options) {
             Ok(mount) => Ok(Box::new(FuseMounted(mount))),
             Err(error) => {
@@ -77,6 +82,7 @@ impl Mounted for FuseMounted {
 fn cause(error: FuseError) -> BoxError {
     match error {
         FuseError::Mount { source, .. } | FuseError::Unmount { source, .. } => source.into(),
+        refused @ (FuseError::NoShift | FuseError::Shift { .. }) => refused.into(),
     }
 }
 

@@ -16,7 +16,8 @@ use super::doctor;
 use super::error::{Refusal, api_error};
 use super::streams;
 use crate::api::{
-    ApiError, CommitVe, CreateVe, ErrorCode, ImportRequest, MountVe, RemoveQuery, RenameVe, UmountVe,
+    ApiError, CommitVe, CreateVe, ErrorCode, ImportRequest, MountVe, RemoveQuery, RenameVe, ShiftIds,
+    UmountVe,
 };
 use crate::store::{Store, StoreError};
 use crate::types::{TemplateRef, TypeError, VeName};
@@ -42,6 +43,7 @@ pub fn router(store: Arc<Store>) -> Router {
         .route("/v1/templates/{ref}/export", get(export_template))
         .route("/v1/ves", get(ves).post(create))
         .route("/v1/ves/{name}", get(ve).patch(rename).delete(remove))
+        .route("/v1/ves/{name}/id-shift", post(shift_ids))
         .route("/v1/ves/{name}/mount", post(mount))
         .route("/v1/ves/{name}/umount", post(umount))
         .route("/v1/ves/{name}/diff", get(diff_ve))
@@ -113,6 +115,11 @@ async fn create(State(store): Shared, body: Body) -> Reply {
 async fn rename(State(store): Shared, name: Name, body: Body) -> Reply {
     let (name, request): (VeName, RenameVe) = (parse(name)?, json(body)?);
     blocking(move || store.rename(&name, &request.name)).await
+}
+
+async fn shift_ids(State(store): Shared, name: Name, body: Body) -> Reply {
+    let (name, request): (VeName, ShiftIds) = (parse(name)?, json(body)?);
+    blocking(move || store.shift_ids(&name, request.id_shift)).await
 }
 
 async fn remove(

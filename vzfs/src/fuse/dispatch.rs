@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, Request};
@@ -11,11 +11,12 @@ use tracing::warn;
 use super::backing::{Backings, Writers};
 use super::convert::{ENDLESS, file_attr};
 use super::errno::errno;
-use super::mount::{MountOptions, Passthrough};
+use super::mount::{MountOptions, Negotiated, Passthrough};
 use super::notices::Notices;
 use super::references::References;
 use super::request::{caller, ino, name_of};
-use crate::types::{Attr, Ino, VeName};
+use super::rights::Process;
+use crate::types::{Attr, IdShift, Ino, VeName};
 use crate::volume::{NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
@@ -26,7 +27,8 @@ pub(super) struct Dispatch {
     pub(super) volume: Arc<Volume>,
     pub(super) ve: VeName,
     pub(super) wants_passthrough: bool,
-    pub(super) passthrough: Arc<AtomicBool>,
+    pub(super) negotiated: Arc<Negotiated>,
+    pub(super) shift: Option<IdShift>,
     pub(super) references: References,
     pub(super) backings: Backings,
     pub(super) writers: Writers,
@@ -34,12 +36,13 @@ pub(super) struct Dispatch {
 }
 
 impl Dispatch {
-    pub(super) fn new(volume: Arc<Volume>, options: &MountOptions, passthrough: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(volume: Arc<Volume>, options: &MountOptions, negotiated: Arc<Negotiated>) -> Self {
         Dispatch {
             volume,
             ve: options.ve_name.clone(),
             wants_passthrough: options.passthrough == Passthrough::Auto,
-            passthrough,
+            negotiated,
+            shift: options.shift,
             references: References::default(),
             backings: Backings::default(),
             writers: Writers::default(),
@@ -64,7 +67,11 @@ impl Dispatch {
     }
 
     pub(super) fn sharing(&self) -> Sharing {
-        if self.passthrough.load(Ordering::Acquire) { Sharing::Passthrough } else { Sharing::Served }
+        if self.negotiated.passthrough.load(Ordering::Acquire) {
+            Sharing::Passthrough
+        } else {
+            Sharing::Served
+        }
     }
 
     pub(super) fn reply_entry(
@@ -102,6 +109,11 @@ impl Dispatch {
         new: NewNode<'_>,
     ) -> Result<Attr, VolumeError> {
         self.volume.create(ino(parent)?, name_of(name)?, new, caller(req))
+    }
+
+    /// What the process behind a request may keep.
+    pub(super) fn rights(&self, req: &Request) -> Process {
+        Process::new(req.pid(), (req.uid(), req.gid()), self.shift)
     }
 
     pub(super) fn forget_inode(&self, ino: Ino) {

@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
 use super::dispatch::{Dispatch, GENERATION};
-use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
+use super::request::{ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
 use crate::volume::{FallocateMode, NewNode, SetAttr, VolumeError};
 
@@ -62,7 +62,11 @@ impl Filesystem for Dispatch {
         }
         if self.wants_passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let depth = config.set_max_stack_depth(STACK_DEPTH);
-            self.passthrough.store(depth.is_ok(), Ordering::Release);
+            self.negotiated.passthrough.store(depth.is_ok(), Ordering::Release);
+        }
+        if self.shift.is_some() {
+            let agreed = config.add_capabilities(InitFlags::FUSE_ALLOW_IDMAP).is_ok();
+            self.negotiated.shift.store(agreed, Ordering::Release);
         }
         let _largest_possible = config.set_max_write(MAX_WRITE_BYTES);
         let _as_many_as_possible = config.set_max_background(MAX_BACKGROUND);
@@ -124,7 +128,7 @@ impl Filesystem for Dispatch {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match ino(node).and_then(|ino| self.volume.set_attr(ino, set, caller(req))) {
+        match ino(node).and_then(|ino| self.volume.set_attr(ino, set, self.rights(req))) {
             Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
             Err(error) => reply.error(self.failed("setattr", &error)),
         }
@@ -334,8 +338,8 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         let mode = xattr_mode(flags);
-        let done =
-            ino(node).and_then(|ino| self.volume.set_xattr(ino, name.as_bytes(), value, mode, caller(req)));
+        let done = ino(node)
+            .and_then(|ino| self.volume.set_xattr(ino, name.as_bytes(), value, mode, self.rights(req)));
         self.reply_empty("setxattr", done, reply);
     }
 
@@ -401,7 +405,7 @@ impl Filesystem for Dispatch {
     ) {
         let done = ino(node).and_then(|ino| {
             let mode = FallocateMode::from_bits(mode as u32).ok_or(VolumeError::Unsupported)?;
-            self.volume.fallocate(ino, offset, length, mode, caller(req))
+            self.volume.fallocate(ino, offset, length, mode, self.rights(req))
         });
         self.reply_empty("fallocate", done, reply);
     }
@@ -438,7 +442,7 @@ impl Filesystem for Dispatch {
         // The reply has 32 bits for the length.
         let len = usize::try_from(len.min(COPY_AT_ONCE_BYTES)).unwrap_or(0);
         let copied = ino(ino_in).and_then(|from| {
-            self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, caller(req))
+            self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, self.rights(req))
         });
         match copied {
             Ok(copied) => reply.written(copied as u32),

@@ -24,5 +24,6 @@ mod notices;
 mod opening;
 mod references;
 mod request;
+mod rights;
 
 pub use mount::{FuseError, Mount, MountOptions, Passthrough, mount};

@@ -64,7 +64,7 @@ impl Dispatch {
         let ino = ino(node)?;
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         if flags.0 & libc::O_TRUNC != 0 {
-            self.volume.set_attr(ino, SetAttr { size: Some(0), ..SetAttr::default() }, caller(req))?;
+            self.volume.set_attr(ino, SetAttr { size: Some(0), ..SetAttr::default() }, self.rights(req))?;
         }
         Ok((ino, write, self.volume.open_file(ino, write, self.sharing())?))
     }

@@ -1,6 +1,6 @@
 //! Attributes and extended attributes.
 
-use super::{Caller, MAX_XATTRS_BYTES, Node, Result, Volume, VolumeError, data};
+use super::{MAX_XATTRS_BYTES, Node, Result, Rights, Volume, VolumeError, data};
 use crate::acl::{self, Acl};
 use crate::meta::{InodeRecord, PrivateContent};
 use crate::types::{Attr, FileKind, Ino, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Timestamp};
@@ -62,9 +62,9 @@ impl Volume {
     ///
     /// # Errors
     /// [`VolumeError::Stale`] when a change of size must relabel the file (see `content`).
-    pub fn set_attr(&self, ino: Ino, set: SetAttr, caller: Caller) -> Result<Attr> {
+    pub fn set_attr(&self, ino: Ino, set: SetAttr, rights: impl Rights) -> Result<Attr> {
         if let Some(size) = set.size {
-            self.truncate(ino, size, caller)?;
+            self.truncate(ino, size, rights)?;
         }
         if (SetAttr { size: None, ..set }) == SetAttr::default() {
             return self.attr(ino);
@@ -118,14 +118,18 @@ impl Volume {
         self.record_attr(ino, &record)
     }
 
-    /// Takes away what a write by `caller` must take away: setuid, setgid and file capabilities. Writes nothing if there is nothing.
-    pub(super) fn kill_privileges(&self, ino: Ino, keep_mode: bool) -> Result<()> {
-        let needed = {
+    /// Takes away what a write must take away: file capabilities, and setuid and setgid unless the writer keeps them. Writes nothing if
+    /// there is nothing.
+    pub(super) fn kill_privileges(&self, ino: Ino, keep_mode: impl FnOnce() -> bool) -> Result<()> {
+        let mut record = {
             let _shared = self.names.read();
-            let mut record = self.record_of(self.node(ino)?);
-            drop_privileges(&mut record, !keep_mode)
+            self.record_of(self.node(ino)?)
         };
-        if needed {
+        if !has_privileges(&record) {
+            return Ok(());
+        }
+        let keep_mode = keep_mode();
+        if drop_privileges(&mut record, !keep_mode) {
             self.update(ino, |_, record, _| {
                 drop_privileges(record, !keep_mode);
                 Ok(())
@@ -160,7 +164,7 @@ impl Volume {
         name: &[u8],
         value: &[u8],
         mode: XattrMode,
-        caller: Caller,
+        rights: impl Rights,
     ) -> Result<()> {
         if name.is_empty() || name.len() > MAX_XATTR_NAME_BYTES || value.len() > MAX_XATTR_VALUE_BYTES {
             return Err(VolumeError::NameTooLong);
@@ -175,7 +179,7 @@ impl Volume {
                 _ => {}
             }
             if name == acl::ACCESS {
-                return set_access_acl(record, value, caller);
+                return set_access_acl(record, value, rights);
             }
             if name == acl::DEFAULT {
                 if record.kind != FileKind::Dir {
@@ -202,13 +206,13 @@ impl Volume {
     }
 }
 
-fn set_access_acl(record: &mut InodeRecord, value: &[u8], caller: Caller) -> Result<()> {
+fn set_access_acl(record: &mut InodeRecord, value: &[u8], rights: impl Rights) -> Result<()> {
     if record.kind == FileKind::Symlink {
         return Err(VolumeError::Unsupported);
     }
     let acl = Acl::decode(value).ok_or(VolumeError::Invalid("malformed ACL"))?;
     record.perm = record.perm & 0o7000 | acl.permissions();
-    if !caller.keeps_privileges() && caller.gid != record.gid {
+    if record.perm & S_ISGID != 0 && !rights.keeps_setgid(record.uid, record.gid) {
         record.perm &= !S_ISGID;
     }
     if acl.is_minimal() {

@@ -18,7 +18,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::attrs::has_privileges;
 use super::data::{HostStat, copy_content, set_mtime};
-use super::{COPY_STRIPES, Caller, Node, OpenInode, Result, Volume, VolumeError};
+use super::{COPY_STRIPES, Caller, Node, OpenInode, Result, Rights, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
 use crate::tree::ContentRef;
 use crate::types::{Attr, Digest, FileKind, Ino, Timestamp};
@@ -247,7 +247,7 @@ impl Volume {
     }
 
     /// Sets a file's size, as truncate(2): mtime and ctime move even if the size stays.
-    pub(super) fn truncate(&self, ino: Ino, size: u64, caller: Caller) -> Result<()> {
+    pub(super) fn truncate(&self, ino: Ino, size: u64, rights: impl Rights) -> Result<()> {
         match self.attr(ino)?.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(VolumeError::IsDir),
@@ -258,7 +258,7 @@ impl Volume {
         }
         self.copy_up(ino, size)?;
         self.with_data(ino, |file| file.set_len(size), "truncate")?;
-        self.kill_privileges(ino, caller.keeps_privileges())?;
+        self.kill_privileges(ino, || rights.keeps_privileges())?;
         self.after_write(ino)
     }
 
@@ -289,7 +289,7 @@ impl Volume {
     /// Writes to a file.
     pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], keep_privileges: bool) -> Result<()> {
         self.with_data(ino, |file| file.write_all_at(bytes, offset), "write")?;
-        self.kill_privileges(ino, keep_privileges)
+        self.kill_privileges(ino, || keep_privileges)
     }
 
     /// fallocate(2), with the modes that the host filesystem has.
@@ -299,15 +299,21 @@ impl Volume {
         offset: u64,
         len: u64,
         mode: FallocateMode,
-        caller: Caller,
+        rights: impl Rights,
     ) -> Result<()> {
         let io = |file: &File| Ok(rustix::fs::fallocate(file, mode, offset, len)?);
         self.with_data(ino, io, "allocate space in")?;
-        self.kill_privileges(ino, caller.keeps_privileges())
+        self.kill_privileges(ino, || rights.keeps_privileges())
     }
 
     /// copy_file_range(2) between two files of the VE: by reflink where the host can.
-    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: usize, caller: Caller) -> Result<usize> {
+    pub fn copy_range(
+        &self,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        len: usize,
+        rights: impl Rights,
+    ) -> Result<usize> {
         let source = self.current_file(from.0)?;
         let (mut offset_in, mut offset_out) = (from.1, to.1);
         let io = |target: &File| {
@@ -321,7 +327,7 @@ impl Volume {
             Ok(copied)
         };
         let copied = self.with_data(to.0, io, "copy into")?;
-        self.kill_privileges(to.0, caller.keeps_privileges())?;
+        self.kill_privileges(to.0, || rights.keeps_privileges())?;
         Ok(copied)
     }
 
