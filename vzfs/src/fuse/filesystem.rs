@@ -243,7 +243,7 @@ impl Filesystem for Dispatch {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -253,8 +253,8 @@ impl Filesystem for Dispatch {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let keep = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match ino(node).and_then(|ino| self.volume.write(ino, offset, data, keep)) {
+        let rights = self.rights(req).told(!write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
+        match ino(node).and_then(|ino| self.volume.write(ino, offset, data, rights)) {
             // The kernel's writes fit 32 bits; see MAX_WRITE_BYTES.
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(self.failed("write", &error)),

@@ -20,11 +20,18 @@ pub(super) struct Process {
     /// The ids of the request, which are the host's; `None` where a shift hides them.
     ids: Option<(u32, u32)>,
     shift: Option<IdShift>,
+    /// What the kernel has said already.
+    keeps_privileges: Option<bool>,
 }
 
 impl Process {
     pub(super) fn new(pid: u32, ids: (u32, u32), shift: Option<IdShift>) -> Process {
-        Process { pid, ids: if shift.is_some() { None } else { Some(ids) }, shift }
+        Process { pid, ids: if shift.is_some() { None } else { Some(ids) }, shift, keeps_privileges: None }
+    }
+
+    /// With the kernel's own word on setuid and setgid bits, which writes carry.
+    pub(super) fn told(self, keeps_privileges: bool) -> Process {
+        Process { keeps_privileges: Some(keeps_privileges), ..self }
     }
 
     fn credentials(&self) -> Option<Credentials> {
@@ -41,6 +48,9 @@ impl Process {
 /// A process that cannot be seen has no rights: what it could have kept goes.
 impl Rights for Process {
     fn keeps_privileges(&self) -> bool {
+        if let Some(told) = self.keeps_privileges {
+            return told;
+        }
         // ext4 asks for the capability on the host, also from root in a user namespace.
         self.credentials().is_some_and(|found| found.may_set_ids) && has_host_capabilities(self.pid)
     }

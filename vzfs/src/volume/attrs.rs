@@ -64,7 +64,7 @@ impl Volume {
     /// [`VolumeError::Stale`] when a change of size must relabel the file (see `content`).
     pub fn set_attr(&self, ino: Ino, set: SetAttr, rights: impl Rights) -> Result<Attr> {
         if let Some(size) = set.size {
-            self.truncate(ino, size, rights)?;
+            self.truncate(ino, size, &rights)?;
         }
         if (SetAttr { size: None, ..set }) == SetAttr::default() {
             return self.attr(ino);
@@ -77,11 +77,12 @@ impl Volume {
                 }
             }
             if set.uid.is_some() || set.gid.is_some() {
+                // While the record has its old group, which is the one that counts.
+                if record.kind != FileKind::Dir && set.perm.is_none() {
+                    drop_privileges(record, false, &rights);
+                }
                 record.uid = set.uid.unwrap_or(record.uid);
                 record.gid = set.gid.unwrap_or(record.gid);
-                if record.kind != FileKind::Dir && set.perm.is_none() {
-                    drop_privileges(record, true);
-                }
             }
             if let Some(atime) = set.atime {
                 record.atime = atime.resolve(now);
@@ -118,9 +119,9 @@ impl Volume {
         self.record_attr(ino, &record)
     }
 
-    /// Takes away what a write must take away: file capabilities, and setuid and setgid unless the writer keeps them. Writes nothing if
-    /// there is nothing.
-    pub(super) fn kill_privileges(&self, ino: Ino, keep_mode: impl FnOnce() -> bool) -> Result<()> {
+    /// Takes away what a change of content must take away: file capabilities, and setuid and setgid unless who changed it keeps them.
+    /// Writes nothing if there is nothing.
+    pub(super) fn kill_privileges(&self, ino: Ino, rights: &impl Rights) -> Result<()> {
         let mut record = {
             let _shared = self.names.read();
             self.record_of(self.node(ino)?)
@@ -128,10 +129,10 @@ impl Volume {
         if !has_privileges(&record) {
             return Ok(());
         }
-        let keep_mode = keep_mode();
-        if drop_privileges(&mut record, !keep_mode) {
+        let keep_mode = rights.keeps_privileges();
+        if drop_privileges(&mut record, keep_mode, rights) {
             self.update(ino, |_, record, _| {
-                drop_privileges(record, !keep_mode);
+                drop_privileges(record, keep_mode, rights);
                 Ok(())
             })?;
         }
@@ -223,15 +224,16 @@ fn set_access_acl(record: &mut InodeRecord, value: &[u8], rights: impl Rights) -
     Ok(())
 }
 
-/// Whether anything was there to take. A setgid bit without group execution means mandatory locking, not privilege, and stays.
-pub(super) fn drop_privileges(record: &mut InodeRecord, mode_too: bool) -> bool {
+/// Whether anything was there to take. A setgid bit without group execution is no privilege; it goes only where its owner could not set it
+/// again either.
+fn drop_privileges(record: &mut InodeRecord, keep_mode: bool, rights: &impl Rights) -> bool {
     let had_capability = record.xattrs.remove(CAPABILITY).is_some();
-    if record.kind != FileKind::File || !mode_too {
+    if record.kind != FileKind::File || keep_mode {
         return had_capability;
     }
     let before = record.perm;
     record.perm &= !S_ISUID;
-    if record.perm & S_IXGRP != 0 {
+    if before & S_ISGID != 0 && (before & S_IXGRP != 0 || !rights.keeps_setgid(record.uid, record.gid)) {
         record.perm &= !S_ISGID;
     }
     had_capability || record.perm != before

@@ -247,7 +247,7 @@ impl Volume {
     }
 
     /// Sets a file's size, as truncate(2): mtime and ctime move even if the size stays.
-    pub(super) fn truncate(&self, ino: Ino, size: u64, rights: impl Rights) -> Result<()> {
+    pub(super) fn truncate(&self, ino: Ino, size: u64, rights: &impl Rights) -> Result<()> {
         match self.attr(ino)?.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(VolumeError::IsDir),
@@ -258,7 +258,7 @@ impl Volume {
         }
         self.copy_up(ino, size)?;
         self.with_data(ino, |file| file.set_len(size), "truncate")?;
-        self.kill_privileges(ino, || rights.keeps_privileges())?;
+        self.kill_privileges(ino, rights)?;
         self.after_write(ino)
     }
 
@@ -287,9 +287,9 @@ impl Volume {
     }
 
     /// Writes to a file.
-    pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], keep_privileges: bool) -> Result<()> {
+    pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], rights: impl Rights) -> Result<()> {
         self.with_data(ino, |file| file.write_all_at(bytes, offset), "write")?;
-        self.kill_privileges(ino, || keep_privileges)
+        self.kill_privileges(ino, &rights)
     }
 
     /// fallocate(2), with the modes that the host filesystem has.
@@ -303,7 +303,7 @@ impl Volume {
     ) -> Result<()> {
         let io = |file: &File| Ok(rustix::fs::fallocate(file, mode, offset, len)?);
         self.with_data(ino, io, "allocate space in")?;
-        self.kill_privileges(ino, || rights.keeps_privileges())
+        self.kill_privileges(ino, &rights)
     }
 
     /// copy_file_range(2) between two files of the VE: by reflink where the host can.
@@ -327,7 +327,7 @@ impl Volume {
             Ok(copied)
         };
         let copied = self.with_data(to.0, io, "copy into")?;
-        self.kill_privileges(to.0, || rights.keeps_privileges())?;
+        self.kill_privileges(to.0, &rights)?;
         Ok(copied)
     }
 

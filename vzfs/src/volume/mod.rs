@@ -102,6 +102,17 @@ impl Rights for Caller {
     }
 }
 
+/// Everything, or nothing.
+impl Rights for bool {
+    fn keeps_privileges(&self) -> bool {
+        *self
+    }
+
+    fn keeps_setgid(&self, _uid: u32, _gid: u32) -> bool {
+        *self
+    }
+}
+
 struct OpenInode {
     /// Open handles.
     handles: u32,
