@@ -13,6 +13,7 @@ use super::convert::{ENDLESS, file_attr};
 use super::errno::errno;
 use super::mount::{MountOptions, Negotiated, Passthrough};
 use super::notices::Notices;
+use super::overlays::Overlays;
 use super::references::References;
 use super::request::{caller, ino, name_of};
 use super::rights::Process;
@@ -32,6 +33,7 @@ pub(super) struct Dispatch {
     pub(super) references: References,
     pub(super) backings: Backings,
     pub(super) writers: Writers,
+    pub(super) overlays: Overlays,
     pub(super) notices: Arc<Notices>,
 }
 
@@ -46,6 +48,7 @@ impl Dispatch {
             references: References::default(),
             backings: Backings::default(),
             writers: Writers::default(),
+            overlays: Overlays::default(),
             notices: Arc::default(),
         }
     }

@@ -128,7 +128,17 @@ impl Filesystem for Dispatch {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match ino(node).and_then(|ino| self.volume.set_attr(ino, set, self.rights(req))) {
+        let rights = self.rights(req);
+        let done = ino(node).and_then(|ino| {
+            let owned = uid.is_some() || gid.is_some();
+            let copies = owned && self.overlays.copies(req.pid(), ino);
+            let attr = self.volume.set_attr(ino, set, rights.copying(copies))?;
+            if set == (SetAttr { perm: set.perm, ..SetAttr::default() }) {
+                self.overlays.mode_set(req.pid(), ino);
+            }
+            Ok(attr)
+        });
+        match done {
             Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
             Err(error) => reply.error(self.failed("setattr", &error)),
         }
@@ -343,16 +353,24 @@ impl Filesystem for Dispatch {
         self.reply_empty("setxattr", done, reply);
     }
 
-    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name == "security.capability" {
+            self.overlays.capability_asked(req.pid());
+        }
         match ino(node).and_then(|ino| self.volume.xattr(ino, name.as_bytes())) {
             Ok(value) => reply_xattr(size, &value, reply),
             Err(error) => reply.error(self.failed("getxattr", &error)),
         }
     }
 
-    fn listxattr(&self, _req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         match ino(node).and_then(|ino| self.volume.xattr_names(ino)) {
-            Ok(names) => {
+            Ok(mut names) => {
+                // Who may not read them does not see them, as on ext4; the kernel leaves that to a FUSE filesystem.
+                let trusted = |name: &Vec<u8>| name.starts_with(b"trusted.");
+                if names.iter().any(trusted) && !self.rights(req).sees_trusted() {
+                    names.retain(|name| !trusted(name));
+                }
                 let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
                 reply_xattr(size, &list, reply);
             }

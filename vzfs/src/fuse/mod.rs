@@ -22,6 +22,7 @@ mod listing;
 mod mount;
 mod notices;
 mod opening;
+mod overlays;
 mod references;
 mod request;
 mod rights;

@@ -11,8 +11,9 @@ use std::fs;
 use crate::types::IdShift;
 use crate::volume::Rights;
 
-/// Bit of `CAP_FSETID` in a capability set.
+/// Bits of a capability set.
 const CAP_FSETID: u64 = 1 << 4;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// The process behind a request.
 pub(super) struct Process {
@@ -22,16 +23,39 @@ pub(super) struct Process {
     shift: Option<IdShift>,
     /// What the kernel has said already.
     keeps_privileges: Option<bool>,
+    /// It copies a file.
+    copying: bool,
 }
 
 impl Process {
     pub(super) fn new(pid: u32, ids: (u32, u32), shift: Option<IdShift>) -> Process {
-        Process { pid, ids: if shift.is_some() { None } else { Some(ids) }, shift, keeps_privileges: None }
+        Process {
+            pid,
+            ids: if shift.is_some() { None } else { Some(ids) },
+            shift,
+            keeps_privileges: None,
+            copying: false,
+        }
     }
 
     /// With the kernel's own word on setuid and setgid bits, which writes carry.
     pub(super) fn told(self, keeps_privileges: bool) -> Process {
         Process { keeps_privileges: Some(keeps_privileges), ..self }
+    }
+
+    /// As one that copies a file, or not; see [`super::overlays`].
+    pub(super) fn copying(self, copying: bool) -> Process {
+        Process { copying, ..self }
+    }
+
+    /// Whether it may see `trusted.*` attributes: `CAP_SYS_ADMIN` on the host.
+    pub(super) fn sees_trusted(&self) -> bool {
+        let Some(found) = Credentials::read(self.pid) else { return false };
+        match self.ids {
+            // Under other ids (an overlayfs acts as who mounted it): the capabilities are not known, but root's.
+            Some((uid, gid)) if (uid, gid) != (found.uid, found.gid) => uid == 0,
+            _ => found.capabilities & CAP_SYS_ADMIN != 0 && has_host_capabilities(self.pid),
+        }
     }
 
     fn credentials(&self) -> Option<Credentials> {
@@ -52,7 +76,11 @@ impl Rights for Process {
             return told;
         }
         // ext4 asks for the capability on the host, also from root in a user namespace.
-        self.credentials().is_some_and(|found| found.may_set_ids) && has_host_capabilities(self.pid)
+        self.credentials().is_some_and(|found| found.may_set_ids()) && has_host_capabilities(self.pid)
+    }
+
+    fn keeps_all_on_chown(&self) -> bool {
+        self.copying
     }
 
     fn keeps_setgid(&self, uid: u32, gid: u32) -> bool {
@@ -60,7 +88,7 @@ impl Rights for Process {
         let (Some(uid), Some(gid)) = (self.to_host(uid), self.to_host(gid)) else { return false };
         let in_group = found.gid == gid || found.groups.contains(&gid);
         in_group
-            || (found.may_set_ids
+            || (found.may_set_ids()
                 && is_mapped(self.pid, "uid_map", uid)
                 && is_mapped(self.pid, "gid_map", gid))
     }
@@ -73,8 +101,8 @@ struct Credentials {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
-    /// Whether it has `CAP_FSETID`, in its own user namespace.
-    may_set_ids: bool,
+    /// The effective ones, in its own user namespace.
+    capabilities: u64,
 }
 
 impl Credentials {
@@ -89,12 +117,11 @@ impl Credentials {
         let groups =
             field("Groups")?.split_whitespace().map(|group| group.parse().ok()).collect::<Option<_>>()?;
         let capabilities = u64::from_str_radix(field("CapEff")?.trim(), 16).ok()?;
-        Some(Credentials {
-            uid: last("Uid")?,
-            gid: last("Gid")?,
-            groups,
-            may_set_ids: capabilities & CAP_FSETID != 0,
-        })
+        Some(Credentials { uid: last("Uid")?, gid: last("Gid")?, groups, capabilities })
+    }
+
+    fn may_set_ids(&self) -> bool {
+        self.capabilities & CAP_FSETID != 0
     }
 }
 
@@ -126,10 +153,10 @@ mod tests {
     fn status_is_read() {
         let status =
             "Name:\tsh\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nCapEff:\t0000000000000010\n";
-        let found = Credentials { uid: 4, gid: 8, groups: vec![9, 10], may_set_ids: true };
+        let found = Credentials { uid: 4, gid: 8, groups: vec![9, 10], capabilities: 0x10 };
         assert_eq!(Credentials::parse(status), Some(found));
         let none = status.replace("9 10 ", "").replace("10\n", "ef\n");
-        let found = Credentials { uid: 4, gid: 8, groups: vec![], may_set_ids: false };
+        let found = Credentials { uid: 4, gid: 8, groups: vec![], capabilities: 0xef };
         assert_eq!(Credentials::parse(&none), Some(found));
         assert_eq!(Credentials::parse("Name:\tsh\n"), None);
     }

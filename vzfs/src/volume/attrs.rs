@@ -78,7 +78,7 @@ impl Volume {
             }
             if set.uid.is_some() || set.gid.is_some() {
                 // While the record has its old group, which is the one that counts.
-                if record.kind != FileKind::Dir && set.perm.is_none() {
+                if record.kind != FileKind::Dir && set.perm.is_none() && !rights.keeps_all_on_chown() {
                     drop_privileges(record, false, &rights);
                 }
                 record.uid = set.uid.unwrap_or(record.uid);

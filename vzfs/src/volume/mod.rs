@@ -89,6 +89,11 @@ pub trait Rights {
     /// Whether a new access ACL keeps the setgid bit of a file of this owner and group: the caller is in the group, or has
     /// `CAP_FSETID` over such files.
     fn keeps_setgid(&self, uid: u32, gid: u32) -> bool;
+
+    /// Whether a new owner leaves setuid, setgid and capabilities alone: not for chown(2), but for who copies a file with them.
+    fn keeps_all_on_chown(&self) -> bool {
+        false
+    }
 }
 
 /// By the ids alone.

@@ -380,7 +380,7 @@ fn setgid_without_group_execution_stays_for_members() {
     let store = Store::new();
     let scene = Scene::new(&store, store.base());
     let su = scene.at("bin/su");
-    let mut of = |perm: u16, change: &dyn Fn(&Volume)| {
+    let of = |perm: u16, change: &dyn Fn(&Volume)| {
         let set = SetAttr { perm: Some(perm), gid: Some(50), ..SetAttr::default() };
         scene.volume.set_attr(su, set, Caller::ROOT).expect("chmod");
         change(&scene.volume);
@@ -420,7 +420,7 @@ fn an_access_acl_keeps_setgid_for_members() {
         2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 5, 0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255,
         255, 255,
     ];
-    let mut of = |rights: &dyn Fn(&Volume) -> Result<()>| {
+    let of = |rights: &dyn Fn(&Volume) -> Result<()>| {
         let set = SetAttr { perm: Some(0o2755), gid: Some(50), ..SetAttr::default() };
         scene.volume.set_attr(su, set, Caller::ROOT).expect("chmod");
         rights(&scene.volume).expect("set");
@@ -433,17 +433,47 @@ fn an_access_acl_keeps_setgid_for_members() {
     assert_eq!(of(&|volume| set(volume, 51)), 0o755);
 }
 
+/// An overlayfs that copies a setuid program sets its mode, then its owner.
+#[test]
+fn who_copies_a_file_keeps_all_when_the_owner_changes() {
+    struct Copying;
+    impl Rights for Copying {
+        fn keeps_privileges(&self) -> bool {
+            false
+        }
+
+        fn keeps_setgid(&self, _uid: u32, _gid: u32) -> bool {
+            false
+        }
+
+        fn keeps_all_on_chown(&self) -> bool {
+            true
+        }
+    }
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    scene.volume.set_xattr(su, b"security.capability", b"caps", XattrMode::Any, true).expect("set");
+    let set = SetAttr { uid: Some(7), gid: Some(8), ..SetAttr::default() };
+    let attr = scene.volume.set_attr(su, set, Copying).expect("chown");
+    assert_eq!((attr.perm, attr.uid, attr.gid), (0o4755, 7, 8));
+    assert!(scene.volume.xattr(su, b"security.capability").is_ok());
+    let attr = scene.volume.set_attr(su, set, true).expect("chown");
+    assert_eq!(attr.perm, 0o755, "chown(2) takes them away, whoever calls it");
+    assert!(scene.volume.xattr(su, b"security.capability").is_err());
+}
+
 /// Finding out who asks can be dear.
 #[test]
 fn rights_are_asked_for_only_where_something_can_be_lost() {
     struct NeverAsked;
     impl Rights for NeverAsked {
         fn keeps_privileges(&self) -> bool {
-            panic!("nothing can be lost")
+            unreachable!("nothing can be lost")
         }
 
         fn keeps_setgid(&self, _uid: u32, _gid: u32) -> bool {
-            panic!("nothing can be lost")
+            unreachable!("nothing can be lost")
         }
     }
     let store = Store::new();
