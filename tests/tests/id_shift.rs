@@ -332,6 +332,21 @@ fn the_host_is_out_of_reach(host: &Host) {
     assert_eq!(line("Uid:"), "Uid:\t200000\t200000\t200000\t200000");
     assert_eq!(line("Gid:"), "Gid:\t200000\t200000\t200000\t200000");
 
+    // crun gives what it has as stdin, stdout and stderr to the program's user; nothing of the host is among it.
+    let output = host.scratch().join("output");
+    let file = fs::File::create(&output).expect("writable");
+    for (ve, user) in [("inner", "root"), ("inner", "www-data"), ("maker", "www-data")] {
+        let script = "cat; echo out; echo error >&2; echo end";
+        let mut command = host.command(["ve", "exec", ve, "--user", user, "--", "sh", "-c", script]);
+        command.stdin(fs::File::open("/dev/null").expect("opens"));
+        command.stdout(file.try_clone().expect("cloned")).stderr(file.try_clone().expect("cloned"));
+        assert!(command.status().expect("vzfs starts").success());
+    }
+    assert_eq!(fs::read_to_string(&output).expect("read"), "out\nerror\nend\n".repeat(3));
+    for path in [Path::new("/dev/null"), &output] {
+        assert_eq!(owner(path), (0, 0), "{}", path.display());
+    }
+
     let outside = ["ve", "exec", "inner", "--user", "70000", "--", "true"];
     host.vzfs(outside).refused(125, &["70000", "65536"]);
 }

@@ -6,6 +6,7 @@
 //! be neither made (seccomp) nor mounted (capabilities).
 
 mod bundle;
+mod stdio;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -322,8 +323,12 @@ pub(crate) fn run_interactive(spec: &ExecSpec, quiet: bool) -> Result<u8> {
     let terminal = both.then(|| rustix::termios::tcgetwinsize(io::stdin())).transpose();
     let terminal = terminal.map_err(|e| Failure::io("cannot ask for the terminal's size", &e.into()))?;
     let prepared = Prepared::new(spec, terminal, quiet)?;
-    let command = prepared.command();
-    prepared.run(command, false)
+    let mut command = prepared.command();
+    let relays = stdio::Relays::start(&mut command);
+    let relays = relays.map_err(|e| Failure::io("cannot pass the program's input and output on", &e))?;
+    let code = prepared.run(command, false);
+    relays.finish();
+    code
 }
 
 /// Runs a program without input; what it prints goes to stderr, or with `quiet` nowhere unless it fails.
