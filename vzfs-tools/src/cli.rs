@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vzfs::types::{TemplateRef, TemplateSpec, VeName};
+use vzfs::types::{IdShift, TemplateRef, TemplateSpec, TypeError, VeName};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -32,10 +32,14 @@ The network is the host's unless --no-network is given; then the host's /etc/res
 VE's, read-only, where the VE has these files. Nothing is created in the VE for it: in a VE without an \
 /etc/resolv.conf, names are not looked up. The DST of a --bind is made in the VE if it is missing, and stays.
 
+In a VE with an id shift the program runs in a user namespace with those ids: its root is nobody in particular on the host, and what it can \
+do is bounded by that. What a --bind shows belongs to the host's users, whom the VE does not know.
+
 The environment is PATH, HOME, TERM, LANG and what --env adds. The program has a terminal when stdin and stdout are \
 one. Without a terminal, Ctrl-C and SIGTERM are passed on, and the second of them kills the program.
 
-This is for administrators, not a jail for hostile programs: the program runs as a user of the host, without limits.
+This is for administrators, not a jail for hostile programs: without an id shift the program runs as a user of the host, \
+and there are no limits.
 
 Exit codes: the program's own; 125 when vzfs or crun failed, 126 when the program cannot be run, 127 when it is not \
 there, 128+N when signal N ended it.";
@@ -234,6 +238,11 @@ pub(crate) enum VeCommand {
         /// Make this many.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         count: Option<u32>,
+        /// Let the host's ids FIRST, FIRST+1 and so on stand for the VE's 0, 1 and so on, 65536 of them without COUNT.
+        ///
+        /// Programs in the VE then have no right on the host. With --count each VE gets the next range.
+        #[arg(long, value_name = "FIRST[:COUNT]")]
+        id_shift: Option<IdShift>,
         /// A label; may be repeated.
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
         labels: Vec<(String, String)>,
@@ -271,6 +280,14 @@ pub(crate) enum VeCommand {
         name: VeName,
         /// Its new name.
         new: VeName,
+    },
+    /// Change how a VE is run; it must not be mounted.
+    Set {
+        /// The VE.
+        name: VeName,
+        /// The host's ids that stand for the VE's, as for create; `none` lets the VE have the host's own.
+        #[arg(long, value_name = "FIRST[:COUNT]|none", value_parser = id_shift_or_none)]
+        id_shift: NewIdShift,
     },
     /// Mount a VE; it is mounted again whenever the daemon starts, until it is unmounted.
     Mount {
@@ -383,6 +400,17 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".to_owned()),
+    }
+}
+
+/// What `--id-shift` of `ve set` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NewIdShift(pub(crate) Option<IdShift>);
+
+fn id_shift_or_none(text: &str) -> Result<NewIdShift, String> {
+    match text {
+        "none" => Ok(NewIdShift(None)),
+        text => text.parse().map(|shift| NewIdShift(Some(shift))).map_err(|e: TypeError| e.to_string()),
     }
 }
 

@@ -126,8 +126,13 @@ impl<'a> ThrowAway<'a> {
             .map_err(|e| Failure::new(Exit::Failure, format!("cannot name the VE of the build: {e}")))?;
         announce(context, &format!("making VE {name} on {on}"));
         let labels = [("purpose".to_owned(), "template build".to_owned())].into();
-        let request =
-            CreateVe { name: name.clone(), templates: vec![on.clone().into()], count: None, labels };
+        let request = CreateVe {
+            name: name.clone(),
+            templates: vec![on.clone().into()],
+            count: None,
+            id_shift: None,
+            labels,
+        };
         let mut ve = ThrowAway { context, name, made: false };
         let _: Vec<Ve> = context.client.post("/v1/ves", &request)?;
         ve.made = true;

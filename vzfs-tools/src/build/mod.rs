@@ -135,6 +135,7 @@ impl<'a> Site<'a> {
             workdir: "/".into(),
             env: env.map(|(name, value)| (name.to_owned(), value)).to_vec(),
             binds: Vec::new(),
+            id_shift: None,
             network: Network::Host,
             command: command.iter().map(Into::into).collect(),
         };

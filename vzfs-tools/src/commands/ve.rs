@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use vzfs::api::{
-    CommitVe, CreateVe, MountVe, Removed, RenameVe, StoreDf, Template, UmountVe, Ve, VolumeChange,
+    CommitVe, CreateVe, MountVe, Removed, RenameVe, ShiftIds, StoreDf, Template, UmountVe, Ve, VolumeChange,
 };
-use vzfs::types::{FileKind, TemplateSpec, VeName};
+use vzfs::types::{FileKind, IdShift, TemplateSpec, VeName};
 
 use super::store::ve_space;
 use super::template::{get as get_template, made, must_be_new, must_be_os, sign, totals, type_text};
 use super::{Context, absolute, export};
-use crate::cli::{Description, ExecArgs, VeCommand};
+use crate::cli::{Description, ExecArgs, NewIdShift, VeCommand};
 use crate::error::{Exit, Failure, Result};
 use crate::exec;
 use crate::output::{Column, NOTHING, count, fields, moment, plural, size, table};
@@ -18,9 +18,9 @@ use crate::output::{Column, NOTHING, count, fields, moment, plural, size, table}
 /// Runs one of the VE commands; the code is 0, or that of the program `ve exec` ran.
 pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
     match command {
-        VeCommand::Create { name, templates, count, labels, dry_run } => {
+        VeCommand::Create { name, templates, count, id_shift, labels, dry_run } => {
             let labels = labels.into_iter().collect();
-            create(context, &CreateVe { name, templates, count, labels }, dry_run)
+            create(context, &CreateVe { name, templates, count, id_shift, labels }, dry_run)
         }
         VeCommand::List => context.output.show(&context.client.get::<Vec<Ve>>("/v1/ves")?, |ves| list(ves)),
         VeCommand::Df { names } => space(context, &names),
@@ -29,6 +29,14 @@ pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
         VeCommand::Rename { name, new } => {
             let ve: Ve = context.client.patch(&format!("/v1/ves/{name}"), &RenameVe { name: new })?;
             context.output.done(&ve, |ve| format!("VE {name} is now {}", ve.name))
+        }
+        VeCommand::Set { name, id_shift: NewIdShift(id_shift) } => {
+            let ve: Ve = context.client.post(&format!("/v1/ves/{name}/id-shift"), &ShiftIds { id_shift })?;
+            warn_of_overlaps(context, std::slice::from_ref(&ve))?;
+            context.output.done(&ve, |ve| match ve.id_shift {
+                Some(shift) => format!("VE {} has the host's ids {}", ve.name, ids(shift)),
+                None => format!("VE {} has the same ids as the host", ve.name),
+            })
         }
         VeCommand::Mount { name, mountpoint } => {
             let mountpoint = mountpoint.as_deref().map(absolute).transpose()?;
@@ -86,6 +94,7 @@ fn create(context: &Context, request: &CreateVe, dry_run: bool) -> Result<()> {
         return plan_create(context, request);
     }
     let ves: Vec<Ve> = context.client.post("/v1/ves", request)?;
+    warn_of_overlaps(context, &ves)?;
     context.output.done(&ves, |ves| match ves.as_slice() {
         [ve] => format!("VE {} made", ve.name),
         [first, .., last] => {
@@ -93,6 +102,33 @@ fn create(context: &Context, request: &CreateVe, dry_run: bool) -> Result<()> {
         }
         [] => "nothing made".to_owned(),
     })
+}
+
+/// Says which VEs share ids: their programs could signal and trace each other. That may be what was wanted.
+fn warn_of_overlaps(context: &Context, changed: &[Ve]) -> Result<()> {
+    if context.output.quiet || changed.iter().all(|ve| ve.id_shift.is_none()) {
+        return Ok(());
+    }
+    let all: Vec<Ve> = context.client.get("/v1/ves")?;
+    for (ve, shift) in changed.iter().filter_map(|ve| Some((ve, ve.id_shift?))) {
+        let other = all
+            .iter()
+            .find(|other| other.name != ve.name && other.id_shift.is_some_and(|other| other.overlaps(shift)));
+        if let Some(Ve { name, id_shift: Some(theirs), .. }) = other {
+            eprintln!(
+                "vzfs: warning: VE {} and VE {name} share ids of the host ({} and {}): programs in one can signal those in the other",
+                ve.name,
+                ids(shift),
+                ids(*theirs)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A range of ids, first to last.
+fn ids(shift: IdShift) -> String {
+    format!("{} to {}", shift.first(), shift.first() + (shift.count() - 1))
 }
 
 fn plan_create(context: &Context, request: &CreateVe) -> Result<()> {
@@ -122,6 +158,7 @@ fn list(ves: &[Ve]) -> String {
         Column::Number("PRIVATE"),
         Column::Number("CHANGED"),
         Column::Number("SHARED"),
+        Column::Text("IDS"),
         Column::Text("MOUNTED AT"),
     ];
     let rows = ves.iter().map(|ve| {
@@ -131,6 +168,7 @@ fn list(ves: &[Ve]) -> String {
             size(ve.private_bytes),
             count(ve.private_inodes),
             size(ve.base_bytes),
+            ve.id_shift.map_or(NOTHING.to_owned(), |shift| shift.to_string()),
             mounted_at(ve),
         ]
     });
@@ -159,6 +197,7 @@ fn show(ve: &Ve) -> String {
         ("created", moment(ve.created)),
         ("mounted at", mounted_at(ve)),
     ];
+    rows.extend(ve.id_shift.map(|shift| ("ids on the host", ids(shift))));
     rows.extend(ve.passthrough.map(|yes| ("passthrough", if yes { "yes" } else { "no" }.to_owned())));
     rows.extend([
         ("private", format!("{} in {}", size(ve.private_bytes), plural(ve.private_inodes, "inode"))),
@@ -254,6 +293,7 @@ fn execute(context: &Context, arguments: ExecArgs) -> Result<u8> {
         workdir: arguments.workdir,
         env: arguments.env,
         binds: arguments.bind,
+        id_shift: ve.id_shift,
         network: if arguments.no_network { exec::Network::None } else { exec::Network::Host },
         command: arguments.command,
     };

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::termios::Winsize;
 use serde_json::{Value, json};
-use vzfs::types::FileKind;
+use vzfs::types::{FileKind, IdShift};
 
 use super::{Bind, ExecSpec, Network};
 use crate::error::{Exit, Failure, Result};
@@ -49,9 +49,12 @@ pub(super) fn config(spec: &ExecSpec, user: &User, terminal: Option<Winsize>) ->
     if spec.network == Network::None {
         namespaces.push("network");
     }
+    if spec.id_shift.is_some() {
+        namespaces.push("user");
+    }
     let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({ "type": kind })).collect();
     let arguments = spec.command.iter().map(|word| text(word.as_bytes())).collect::<Result<Vec<_>>>()?;
-    let mut mounts = standard_mounts();
+    let mut mounts = standard_mounts(spec.id_shift);
     for bind in &spec.binds {
         mounts.push(bind_mount(bind)?);
     }
@@ -83,6 +86,11 @@ pub(super) fn config(spec: &ExecSpec, user: &User, terminal: Option<Winsize>) ->
             "seccomp": no_block_devices(),
         },
     });
+    if let Some(shift) = spec.id_shift {
+        let mapping = json!([{ "containerID": 0, "hostID": shift.first(), "size": shift.count() }]);
+        config["linux"]["uidMappings"] = mapping.clone();
+        config["linux"]["gidMappings"] = mapping;
+    }
     // Later changes of the size are passed on by crun; the first size is not.
     if let Some(Winsize { ws_row, ws_col, .. }) = terminal {
         config["process"]["consoleSize"] = json!({ "height": ws_row, "width": ws_col });
@@ -136,8 +144,12 @@ fn no_block_devices() -> Value {
     json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule("mknod", 1), rule("mknodat", 2)] })
 }
 
-fn standard_mounts() -> Vec<Value> {
-    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+fn standard_mounts(shift: Option<IdShift>) -> Vec<Value> {
+    let mut pts = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    // Debian's group tty, where the VE has so many groups.
+    if shift.is_none_or(|shift| shift.to_host(5).is_some()) {
+        pts.push("gid=5");
+    }
     vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
@@ -167,6 +179,7 @@ mod tests {
             workdir: "/srv".into(),
             env: vec![("LANG".into(), "de_DE".into()), ("A".into(), "b c".into())],
             binds: vec![Bind { source: "/src".into(), target: "/mnt".into(), read_only: true }],
+            id_shift: None,
             network: Network::Host,
             command: vec!["ls".into(), "-l".into()],
         }
@@ -200,6 +213,24 @@ mod tests {
             |spec: &ExecSpec| config(spec, &user(), None).expect("legal")["linux"]["namespaces"].to_string();
         assert!(!kinds(&spec()).contains("network"));
         assert!(kinds(&ExecSpec { network: Network::None, ..spec() }).contains("network"));
+    }
+
+    #[test]
+    fn a_shift_asks_for_a_user_namespace() {
+        let with = |text: &str| {
+            let spec = ExecSpec { id_shift: text.parse().ok(), ..spec() };
+            config(&spec, &user(), None).expect("legal")
+        };
+        let (none, some) = (with(""), with("100000:40"));
+        assert!(
+            !none["linux"]["namespaces"].to_string().contains("user")
+                && none["linux"]["uidMappings"].is_null()
+        );
+        assert!(some["linux"]["namespaces"].to_string().contains("user"));
+        let mapping = json!([{ "containerID": 0, "hostID": 100_000, "size": 40 }]);
+        assert_eq!((&some["linux"]["uidMappings"], &some["linux"]["gidMappings"]), (&mapping, &mapping));
+        assert!(some["mounts"].to_string().contains("gid=5"));
+        assert!(!with("100000:5")["mounts"].to_string().contains("gid=5"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! be neither made (seccomp) nor mounted (capabilities).
 
 mod bundle;
+mod stdio;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -21,10 +22,11 @@ use rustix::fs::FileType;
 use rustix::process::Signal;
 use rustix::termios::Winsize;
 use tempfile::TempDir;
+use vzfs::types::IdShift;
 
 use crate::error::{Exit, Failure, Result};
 use crate::interrupt;
-use crate::rootfs::Rootfs;
+use crate::rootfs::{Rootfs, User};
 
 /// A part of the host that the program sees.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,6 +84,8 @@ pub(crate) struct ExecSpec {
     pub(crate) env: Vec<(String, String)>,
     /// Parts of the host.
     pub(crate) binds: Vec<Bind>,
+    /// The host's ids that the program has in place of its own, in a user namespace; `None` for no namespace.
+    pub(crate) id_shift: Option<IdShift>,
     /// The network.
     pub(crate) network: Network,
     /// The program and its arguments.
@@ -114,6 +118,7 @@ impl Prepared {
         }
         look_first(&root, &spec)?;
         let user = root.user(&spec.user)?;
+        check_ids(&spec, &user)?;
         let config = bundle::config(&spec, &user, terminal)?;
         let what = |e: &io::Error| Failure::io("cannot make a folder for crun", e);
         // Mode 0700: the environment may hold secrets.
@@ -186,6 +191,23 @@ impl Prepared {
         match (code, last_error(&log)) {
             (0, _) | (_, None) => Ok(u8::try_from(code).unwrap_or(125)),
             (_, Some(message)) => Err(crun_failure(&message)),
+        }
+    }
+}
+
+/// Refuses a user whom the VE's range of ids does not reach.
+fn check_ids(spec: &ExecSpec, user: &User) -> Result<()> {
+    let Some(shift) = spec.id_shift else { return Ok(()) };
+    let ids = [user.uid, user.gid].into_iter().chain(user.groups.iter().copied());
+    match ids.into_iter().find(|id| shift.to_host(*id).is_none()) {
+        None => Ok(()),
+        Some(id) => {
+            let what = format!(
+                "user {} has the id {id}, and the VE has the ids below {} only",
+                spec.user,
+                shift.count()
+            );
+            Err(Failure::new(Exit::Refused, what))
         }
     }
 }
@@ -301,8 +323,12 @@ pub(crate) fn run_interactive(spec: &ExecSpec, quiet: bool) -> Result<u8> {
     let terminal = both.then(|| rustix::termios::tcgetwinsize(io::stdin())).transpose();
     let terminal = terminal.map_err(|e| Failure::io("cannot ask for the terminal's size", &e.into()))?;
     let prepared = Prepared::new(spec, terminal, quiet)?;
-    let command = prepared.command();
-    prepared.run(command, false)
+    let mut command = prepared.command();
+    let relays = stdio::Relays::start(&mut command);
+    let relays = relays.map_err(|e| Failure::io("cannot pass the program's input and output on", &e))?;
+    let code = prepared.run(command, false);
+    relays.finish();
+    code
 }
 
 /// Runs a program without input; what it prints goes to stderr, or with `quiet` nowhere unless it fails.
@@ -387,6 +413,7 @@ mod tests {
                 workdir: "/".into(),
                 env: vec![("EXTRA".into(), "1".into())],
                 binds: Vec::new(),
+                id_shift: None,
                 network: Network::Host,
                 command: ["/bin/sh", "-ec", script].map(Into::into).to_vec(),
             };
@@ -420,6 +447,7 @@ mod tests {
                 workdir: workdir.into(),
                 env: Vec::new(),
                 binds: Vec::new(),
+                id_shift: None,
                 network: Network::None,
                 command: vec![command.into()],
             };

@@ -24,6 +24,7 @@
 //! | `GET /v1/ves/{name}` | - | [`Ve`] |
 //! | `POST /v1/ves` | [`CreateVe`] | list of [`Ve`] |
 //! | `PATCH /v1/ves/{name}` | [`RenameVe`] | [`Ve`] |
+//! | `POST /v1/ves/{name}/id-shift` | [`ShiftIds`] | [`Ve`] |
 //! | `DELETE /v1/ves/{name}?force=` | - | [`Removed`] |
 //! | `POST /v1/ves/{name}/mount` | [`MountVe`] | [`Ve`] |
 //! | `POST /v1/ves/{name}/umount` | [`UmountVe`] | [`Ve`] |
@@ -63,7 +64,7 @@ pub use template::{
     VerifyReport,
 };
 pub use text::{path_bytes, path_text, rfc3339};
-pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, UmountVe, Ve};
+pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/vzfs.sock";

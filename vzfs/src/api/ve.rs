@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Package, rfc3339};
-use crate::types::{Digest, TemplateRef, TemplateSpec, Timestamp, VeId, VeName};
+use crate::types::{Digest, IdShift, TemplateRef, TemplateSpec, Timestamp, VeId, VeName};
 
 /// A VE of the store.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Ve {
     pub private_bytes: u64,
     /// Bytes of content in its base.
     pub base_bytes: u64,
+    /// The host's ids that its mount shows in place of its own; `None` when they are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_shift: Option<IdShift>,
     /// Free texts by name.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -50,9 +53,21 @@ pub struct CreateVe {
     /// Make this many: `NAME-1` to `NAME-count`. All are made or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
+    /// The host's ids for it; with `count` each VE gets a range of its own, one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_shift: Option<IdShift>,
     /// Free texts by name, for each of them.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// Give a VE other ids on the host; refused while it is mounted. Nothing that is stored changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShiftIds {
+    /// The host's ids; without it, the VE's ids are the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_shift: Option<IdShift>,
 }
 
 /// Give a VE another name; refused while it is mounted.

@@ -10,6 +10,8 @@ use crate::sys;
 
 /// The first kernel with FUSE passthrough.
 const PASSTHROUGH_KERNEL: (u32, u32) = (6, 9);
+/// The first kernel whose FUSE can be mounted with other ids.
+const ID_SHIFT_KERNEL: (u32, u32) = (6, 12);
 /// The first kernel with `mount_setattr`, by which blobs are protected from their own readers.
 const OLDEST_KERNEL: (u32, u32) = (5, 12);
 /// Open files that a few hundred VEs need.
@@ -26,6 +28,7 @@ pub(super) fn look(store: &Store) -> Doctor {
         fuse_check(),
         privilege_check(privileged),
         passthrough_check(store, &kernel, privileged),
+        shift_check(&kernel),
         protection_check(store.dir()),
         reflink_check(store),
         files_check(),
@@ -98,6 +101,21 @@ fn passthrough_check(store: &Store, kernel: &Kernel, privileged: bool) -> Doctor
         Some(false) => check(name, CheckStatus::Degraded, "the kernel was built without it", cost),
         Some(true) => check(name, CheckStatus::Ok, "the kernel has it; the first mount will tell", cost),
         None => check(name, CheckStatus::Ok, "the kernel is new enough; the first mount will tell", cost),
+    }
+}
+
+fn shift_check(kernel: &Kernel) -> DoctorCheck {
+    let name = "id shift";
+    let cost =
+        "VEs cannot have users of their own on the host (`--id-shift`): root of a VE is the host's root";
+    if kernel.version < ID_SHIFT_KERNEL {
+        let found = format!("Linux {} (it came with 6.12)", kernel.release);
+        return check(name, CheckStatus::Degraded, found, cost);
+    }
+    // Any range will do: the namespace ends here.
+    match sys::user_namespace(1, 1) {
+        Ok(_) => check(name, CheckStatus::Ok, "the kernel is new enough, and user namespaces work", cost),
+        Err(error) => check(name, CheckStatus::Degraded, format!("a user namespace: {error}"), cost),
     }
 }
 

@@ -9,9 +9,10 @@ use axum::response::{IntoResponse, Json, Response};
 use crate::api::{ApiError, ErrorCode};
 use crate::archive::{ArchiveError, Reason};
 use crate::blobs::BlobError;
+use crate::fuse::FuseError;
 use crate::meta::MetaError;
-use crate::store::StoreError;
 use crate::store::stack::StackError;
+use crate::store::{BoxError, StoreError};
 use crate::tree::TreeError;
 use crate::volume::VolumeError;
 
@@ -71,6 +72,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::RemoveData { .. }
         | StoreError::Unmount { .. } => ErrorCode::Internal,
         // The commonest failures of a mount are a mount point that is unusable, and no privilege.
+        StoreError::Mount { source, .. } if is_no_shift(source) => ErrorCode::Unsupported,
         StoreError::Mount { source, .. } => match source.downcast_ref::<io::Error>() {
             Some(error) if error.kind() == io::ErrorKind::Other => ErrorCode::Invalid,
             Some(error) => path_code(error),
@@ -94,6 +96,10 @@ fn code(error: &StoreError) -> ErrorCode {
             _ => ErrorCode::Internal,
         },
     }
+}
+
+fn is_no_shift(source: &BoxError) -> bool {
+    matches!(source.downcast_ref(), Some(FuseError::NoShift))
 }
 
 fn blob_code(error: &BlobError) -> ErrorCode {
@@ -207,6 +213,11 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::MountBusy { .. }, _) => {
             "end the programs that use it, or unmount with --force: they keep it until they end".to_owned()
         }
+        (StoreError::Mount { ve, source, .. }, _) if is_no_shift(source) => {
+            format!(
+                "take a newer kernel, or let the VE have the host's ids: `vzfs ve set {ve} --id-shift none`"
+            )
+        }
         (StoreError::MountpointTaken { .. }, _) => "choose another mount point".to_owned(),
         (StoreError::VeBusy(_), _) => "wait until the export or commit is done".to_owned(),
         (StoreError::Locked { .. }, _) => "stop that daemon, or give this one another --store".to_owned(),
@@ -241,6 +252,20 @@ mod tests {
             assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
             assert!(reply.hint.is_some());
         }
+    }
+
+    #[test]
+    fn a_kernel_without_id_shifts_is_named() {
+        let mount = |source: BoxError| StoreError::Mount {
+            ve: "web".parse().expect("legal"),
+            mountpoint: "/mnt".into(),
+            source,
+        };
+        let reply = api_error(&mount(FuseError::NoShift.into()));
+        assert_eq!(reply.code, ErrorCode::Unsupported);
+        assert!(
+            reply.message.contains("6.12") && reply.hint.is_some_and(|hint| hint.contains("--id-shift none"))
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::fuse::{self, FuseError, Mount, MountOptions, Passthrough};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
-use crate::types::{VeId, VeName};
+use crate::types::{IdShift, VeId, VeName};
 use crate::volume::Volume;
 
 /// Dead mounts on top of each other that are taken away before it counts as a fault.
@@ -61,9 +61,14 @@ impl Mounter for FuseMounter {
         volume: Arc<Volume>,
         ve: &VeName,
         mountpoint: &Path,
+        id_shift: Option<IdShift>,
     ) -> Result<Box<dyn Mounted>, BoxError> {
-        let options =
-            MountOptions { ve_name: ve.clone(), passthrough: self.passthrough, threads: self.threads };
+        let options = MountOptions {
+            ve_name: ve.clone(),
+            passthrough: self.passthrough,
+            threads: self.threads,
+            shift: id_shift,
+        };
         let (id, supervisor) = (volume.ve(), self.supervisor.clone());
         if let Some(mount) = self.take_over(&volume, id, mountpoint, &options) {
             return Ok(Box::new(FuseMounted { mount, id, supervisor }));
@@ -121,6 +126,7 @@ impl Mounted for FuseMounted {
 fn cause(error: FuseError) -> BoxError {
     match error {
         FuseError::Mount { source, .. } | FuseError::Unmount { source, .. } => source.into(),
+        refused @ (FuseError::NoShift | FuseError::Shift { .. }) => refused.into(),
     }
 }
 

@@ -17,7 +17,7 @@ use super::error::{Refusal, api_error};
 use super::streams;
 use crate::api::{
     ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, RemoveQuery, RenameVe,
-    UmountVe, VerifyStore,
+    ShiftIds, UmountVe, VerifyStore,
 };
 use crate::store::{Pace, Store, StoreError};
 use crate::types::{TemplateRef, TypeError, VeName};
@@ -46,6 +46,7 @@ pub fn router(store: Arc<Store>) -> Router {
         .route("/v1/templates/{ref}/export", get(export_template))
         .route("/v1/ves", get(ves).post(create))
         .route("/v1/ves/{name}", get(ve).patch(rename).delete(remove))
+        .route("/v1/ves/{name}/id-shift", post(shift_ids))
         .route("/v1/ves/{name}/mount", post(mount))
         .route("/v1/ves/{name}/umount", post(umount))
         .route("/v1/ves/{name}/diff", get(diff_ve))
@@ -135,6 +136,11 @@ async fn create(State(store): Shared, body: Body) -> Reply {
 async fn rename(State(store): Shared, name: Name, body: Body) -> Reply {
     let (name, request): (VeName, RenameVe) = (parse(name)?, json(body)?);
     blocking(move || store.rename(&name, &request.name)).await
+}
+
+async fn shift_ids(State(store): Shared, name: Name, body: Body) -> Reply {
+    let (name, request): (VeName, ShiftIds) = (parse(name)?, json(body)?);
+    blocking(move || store.shift_ids(&name, request.id_shift)).await
 }
 
 async fn remove(

@@ -14,13 +14,19 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::{ApiError, ErrorCode, Event, Ve};
 use crate::store::{BoxError, Mounted, Mounter};
-use crate::types::VeName;
+use crate::types::{IdShift, VeName};
 use crate::volume::Volume;
 
 struct NoMounts;
 
 impl Mounter for NoMounts {
-    fn mount(&self, _: Arc<Volume>, _: &VeName, _: &Path) -> Result<Box<dyn Mounted>, BoxError> {
+    fn mount(
+        &self,
+        _: Arc<Volume>,
+        _: &VeName,
+        _: &Path,
+        _: Option<IdShift>,
+    ) -> Result<Box<dyn Mounted>, BoxError> {
         Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied).into())
     }
 }

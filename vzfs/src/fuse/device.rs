@@ -4,15 +4,17 @@
 //! exchange, and a new one's INIT must be remembered for later; so the session is always made on one end of a socket pair, into which the INIT request is
 //! written, and afterwards the descriptor is exchanged for the connection's.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use fuser::{Config, Session, SessionACL};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::MountFlags;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::dispatch::Dispatch;
@@ -35,21 +37,42 @@ pub(super) fn unique(req: &fuser::Request) -> u64 {
     req.unique().0 & !UNIQUE_RESEND
 }
 
-/// Mounts a new connection on a folder. Requests wait until a session answers them; if the descriptor is closed before, they fail.
+/// A new connection, and its filesystem as a mount that is attached nowhere. Requests wait until a session answers them; if the connection is
+/// closed before, they fail.
 ///
 /// # Errors
-/// `/dev/fuse` cannot be opened, or mount(2) failed.
-pub(super) fn mount(ve: &VeName, mountpoint: &Path) -> io::Result<OwnedFd> {
+/// `/dev/fuse` cannot be opened, or the kernel made no mount.
+pub(super) fn new_filesystem(ve: &VeName) -> io::Result<(OwnedFd, OwnedFd)> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    use std::os::fd::AsRawFd;
-    let data = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,subtype=vzfs",
-        device.as_raw_fd()
-    );
-    // A root filesystem has device nodes and setuid programs: no flags forbid them.
-    let (source, data) = (format!("vzfs:{ve}"), CString::new(data)?);
-    rustix::mount::mount(source, mountpoint, "fuse", MountFlags::empty(), data.as_c_str())?;
-    Ok(device)
+    let filesystem = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let settings = [
+        ("source", format!("vzfs:{ve}")),
+        ("subtype", "vzfs".to_owned()),
+        ("fd", device.as_raw_fd().to_string()),
+        // A directory.
+        ("rootmode", "40000".to_owned()),
+        ("user_id", "0".to_owned()),
+        ("group_id", "0".to_owned()),
+    ];
+    for (key, value) in settings {
+        fsconfig_set_string(&filesystem, key, value)?;
+    }
+    // Every user of the VE may use it, and the kernel checks what each may do.
+    for flag in ["default_permissions", "allow_other"] {
+        fsconfig_set_flag(&filesystem, flag)?;
+    }
+    fsconfig_create(&filesystem)?;
+    // A root filesystem has device nodes and setuid programs: neither is switched off.
+    let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    Ok((device, mount))
+}
+
+/// Attaches a mount to its place.
+///
+/// # Errors
+/// The place is not there or is no folder.
+pub(super) fn attach(mount: &OwnedFd, mountpoint: &Path) -> io::Result<()> {
+    Ok(move_mount(mount, "", CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// The INIT request of a connection that was just mounted.

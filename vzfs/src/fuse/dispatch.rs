@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, Request};
@@ -14,11 +14,14 @@ use super::convert::{ENDLESS, file_attr};
 use super::device;
 use super::errno::errno;
 use super::ledger::Ledger;
+use super::mount::Negotiated;
 use super::notices::Notices;
-use super::request::{caller, groups, ino, name_of};
+use super::overlays::Overlays;
+use super::request::{caller, ino, name_of};
+use super::rights::Process;
 use crate::meta::{self, Outcomes, RequestId};
-use crate::types::{Attr, Ino, VeName};
-use crate::volume::{Caller, NewNode, Sharing, Volume, VolumeError};
+use crate::types::{Attr, IdShift, Ino, VeName};
+use crate::volume::{NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -29,6 +32,8 @@ pub(super) struct Parts {
     pub ve: VeName,
     /// Whether the kernel is to serve content itself.
     pub wants_passthrough: bool,
+    /// Which ids of the host stand for the VE's.
+    pub shift: Option<IdShift>,
     pub ledger: Ledger,
     /// The connection, for what is not a reply.
     pub device: OwnedFd,
@@ -41,9 +46,11 @@ pub(super) struct Dispatch {
     pub(super) volume: Arc<Volume>,
     pub(super) ve: VeName,
     pub(super) wants_passthrough: bool,
-    pub(super) passthrough: Arc<AtomicBool>,
+    pub(super) negotiated: Arc<Negotiated>,
+    pub(super) shift: Option<IdShift>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) device: OwnedFd,
+    pub(super) overlays: Overlays,
     pub(super) notices: Arc<Notices>,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
@@ -56,10 +63,12 @@ impl Dispatch {
             volume: parts.volume,
             ve: parts.ve,
             wants_passthrough: parts.wants_passthrough,
-            passthrough: Arc::default(),
+            negotiated: Arc::default(),
+            shift: parts.shift,
             connection: parts.ledger.connection(),
             ledger: Arc::new(parts.ledger),
             device: parts.device,
+            overlays: Overlays::default(),
             notices: Arc::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),
@@ -106,7 +115,11 @@ impl Dispatch {
     }
 
     pub(super) fn sharing(&self) -> Sharing {
-        if self.passthrough.load(Ordering::Acquire) { Sharing::Passthrough } else { Sharing::Served }
+        if self.negotiated.passthrough.load(Ordering::Acquire) {
+            Sharing::Passthrough
+        } else {
+            Sharing::Served
+        }
     }
 
     pub(super) fn reply_entry(
@@ -157,11 +170,9 @@ impl Dispatch {
         self.once(req, |made| self.made(made), create)
     }
 
-    /// The caller, in the group of a file if it is a member of that by a supplementary group, of which requests say nothing.
-    pub(super) fn caller_as_member(&self, req: &Request, ino: Ino) -> Result<Caller, VolumeError> {
-        let (caller, group) = (caller(req), self.volume.attr(ino)?.gid);
-        let joined = !caller.keeps_privileges() && caller.gid != group && groups(req.pid()).contains(&group);
-        Ok(if joined { Caller { gid: group, ..caller } } else { caller })
+    /// What the process behind a request may keep.
+    pub(super) fn rights(&self, req: &Request) -> Process {
+        Process::new(req.pid(), (req.uid(), req.gid()), self.shift)
     }
 
     pub(super) fn forget_inode(&self, ino: Ino) {

@@ -18,7 +18,6 @@ use tracing::debug;
 use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
-use crate::acl;
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
 use crate::volume::{FallocateMode, NewNode, SetAttr, VolumeError};
 
@@ -63,7 +62,11 @@ impl Filesystem for Dispatch {
         }
         if self.wants_passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let depth = config.set_max_stack_depth(STACK_DEPTH);
-            self.passthrough.store(depth.is_ok(), Ordering::Release);
+            self.negotiated.passthrough.store(depth.is_ok(), Ordering::Release);
+        }
+        if self.shift.is_some() {
+            let agreed = config.add_capabilities(InitFlags::FUSE_ALLOW_IDMAP).is_ok();
+            self.negotiated.shift.store(agreed, Ordering::Release);
         }
         let _largest_possible = config.set_max_write(MAX_WRITE_BYTES);
         let _as_many_as_possible = config.set_max_background(MAX_BACKGROUND);
@@ -126,7 +129,17 @@ impl Filesystem for Dispatch {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match ino(node).and_then(|ino| self.volume.set_attr(ino, set, caller(req))) {
+        let rights = self.rights(req);
+        let done = ino(node).and_then(|ino| {
+            let owned = uid.is_some() || gid.is_some();
+            let copies = owned && self.overlays.copies(req.pid(), ino);
+            let attr = self.volume.set_attr(ino, set, rights.copying(copies))?;
+            if set == (SetAttr { perm: set.perm, ..SetAttr::default() }) {
+                self.overlays.mode_set(req.pid(), ino);
+            }
+            Ok(attr)
+        });
+        match done {
             Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
             Err(error) => reply.error(self.failed("setattr", &error)),
         }
@@ -245,7 +258,7 @@ impl Filesystem for Dispatch {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -255,8 +268,8 @@ impl Filesystem for Dispatch {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let keep = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match ino(node).and_then(|ino| self.volume.write(ino, offset, data, keep)) {
+        let rights = self.rights(req).told(!write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
+        match ino(node).and_then(|ino| self.volume.write(ino, offset, data, rights)) {
             // The kernel's writes fit 32 bits; see MAX_WRITE_BYTES.
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(self.failed("write", &error)),
@@ -340,17 +353,15 @@ impl Filesystem for Dispatch {
         reply: ReplyEmpty,
     ) {
         let mode = xattr_mode(flags);
-        let set = || {
-            let ino = ino(node)?;
-            let caller =
-                if name.as_bytes() == acl::ACCESS { self.caller_as_member(req, ino)? } else { caller(req) };
-            self.volume.set_xattr(ino, name.as_bytes(), value, mode, caller)
-        };
+        let set = || self.volume.set_xattr(ino(node)?, name.as_bytes(), value, mode, self.rights(req));
         let done = self.once(req, |_| Ok(()), set);
         self.reply_empty("setxattr", done, reply);
     }
 
-    fn getxattr(&self, _req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name == "security.capability" {
+            self.overlays.capability_asked(req.pid());
+        }
         match ino(node).and_then(|ino| self.volume.xattr(ino, name.as_bytes())) {
             Ok(value) => reply_xattr(size, &value, reply),
             Err(error) => reply.error(self.failed("getxattr", &error)),
@@ -358,8 +369,13 @@ impl Filesystem for Dispatch {
     }
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        match ino(node).and_then(|ino| self.volume.xattr_names(ino, caller(req))) {
-            Ok(names) => {
+        match ino(node).and_then(|ino| self.volume.xattr_names(ino)) {
+            Ok(mut names) => {
+                // Who may not read them does not see them, as on ext4; the kernel leaves that to a FUSE filesystem.
+                let trusted = |name: &Vec<u8>| name.starts_with(b"trusted.");
+                if names.iter().any(trusted) && !self.rights(req).sees_trusted() {
+                    names.retain(|name| !trusted(name));
+                }
                 let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
                 reply_xattr(size, &list, reply);
             }
@@ -412,7 +428,7 @@ impl Filesystem for Dispatch {
     ) {
         let done = ino(node).and_then(|ino| {
             let mode = FallocateMode::from_bits(mode as u32).ok_or(VolumeError::Unsupported)?;
-            self.volume.fallocate(ino, offset, length, mode, caller(req))
+            self.volume.fallocate(ino, offset, length, mode, self.rights(req))
         });
         self.reply_empty("fallocate", done, reply);
     }
@@ -449,7 +465,7 @@ impl Filesystem for Dispatch {
         // The reply has 32 bits for the length.
         let len = usize::try_from(len.min(COPY_AT_ONCE_BYTES)).unwrap_or(0);
         let copied = ino(ino_in).and_then(|from| {
-            self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, caller(req))
+            self.volume.copy_range((from, offset_in), (ino(ino_out)?, offset_out), len, self.rights(req))
         });
         match copied {
             Ok(copied) => reply.written(copied as u32),

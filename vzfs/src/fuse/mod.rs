@@ -24,6 +24,8 @@ mod listing;
 mod mount;
 mod notices;
 mod opening;
+mod overlays;
 mod request;
+mod rights;
 
 pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};

@@ -1,8 +1,11 @@
 //! Mounting, unmounting, and the threads in between.
+//!
+//! A filesystem is made without a place first, told what ids it shows, and only then attached to its mount point, by threads that answer
+//! already: nobody ever sees it half made.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +20,8 @@ use tracing::{error, info};
 use super::device;
 use super::dispatch::{Dispatch, Parts};
 use super::ledger::Ledger;
-use crate::types::VeName;
+use crate::sys;
+use crate::types::{IdShift, VeName};
 use crate::volume::Volume;
 
 /// Whether the kernel may serve reads and writes itself.
@@ -38,6 +42,17 @@ pub struct MountOptions {
     pub passthrough: Passthrough,
     /// Threads that answer requests; at least 1.
     pub threads: usize,
+    /// Which ids of the host stand for the VE's.
+    pub shift: Option<IdShift>,
+}
+
+/// What the kernel agreed to, known when there is a session.
+#[derive(Debug, Default)]
+pub(super) struct Negotiated {
+    /// `FUSE_PASSTHROUGH`.
+    pub(super) passthrough: AtomicBool,
+    /// `FUSE_ALLOW_IDMAP`.
+    pub(super) shift: AtomicBool,
 }
 
 /// Why a mount or unmount failed.
@@ -50,6 +65,17 @@ pub enum FuseError {
         ve: VeName,
         /// Where.
         mountpoint: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel cannot show other ids than the VE has.
+    #[error("an id shift needs Linux 6.12 or newer, whose FUSE can show other ids than a filesystem has")]
+    NoShift,
+    /// The user namespace that stands for the shift, or the mount with it, could not be made.
+    #[error("cannot show its ids as {shift}: {source}")]
+    Shift {
+        /// Its ids on the host.
+        shift: IdShift,
         /// Why.
         source: io::Error,
     },
@@ -94,10 +120,10 @@ pub struct Mount {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Mounts a volume. Before the mount answers requests, `keep` gets what somebody else must hold for the mount to outlive this process.
+/// Mounts a volume. Before anybody sees the mount, `keep` gets what somebody else must hold for it to outlive this process.
 ///
 /// # Errors
-/// The mount point does not exist, is no directory, or mount(2) failed; what `keep` says.
+/// The mount point does not exist, is no directory, or the kernel made no mount; what `keep` says.
 pub fn mount(
     volume: Arc<Volume>,
     mountpoint: &Path,
@@ -106,21 +132,31 @@ pub fn mount(
 ) -> Result<Mount, FuseError> {
     let failed = |source| failed(options, mountpoint, source);
     volume.free_orphans(|_| false).map_err(|error| failed(io::Error::other(error)))?;
-    let device = device::mount(&options.ve_name, mountpoint).map_err(failed)?;
-    let made = device::read_init(&device).and_then(|init| {
-        let ledger = Ledger::new(random())?;
-        let agreed = Agreed {
-            init,
-            passthrough: options.passthrough == Passthrough::Auto,
-            threads: options.threads.max(1),
-        };
-        start(volume, mountpoint, options, Connection { device, ledger, agreed, new: true }, keep)
+    let (device, unattached) = device::new_filesystem(&options.ve_name).map_err(failed)?;
+    let connection = device::read_init(&device).and_then(|init| {
+        let passthrough = options.passthrough == Passthrough::Auto;
+        let agreed = Agreed { init, passthrough, threads: options.threads.max(1) };
+        Ok(Connection { device, ledger: Ledger::new(random())?, agreed, new: true })
     });
-    made.inspect_err(|_| {
-        // Nothing answers there: programs must not wait.
-        let _best_effort = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
-    })
-    .map_err(failed)
+    let started = connection.and_then(|connection| start(volume, mountpoint, options, connection, keep));
+    let (mount, negotiated) = started.map_err(failed)?;
+    if let Some(shift) = options.shift {
+        show_ids(&unattached, shift, &negotiated)?;
+    }
+    // If this fails, dropping the mount ends the session.
+    device::attach(&unattached, mountpoint).map_err(failed)?;
+    info!(ve = %mount.ve, mountpoint = %mountpoint.display(), passthrough = mount.passthrough(), "mounted");
+    Ok(mount)
+}
+
+/// Makes a mount that is attached nowhere yet show the VE's ids as others of the host.
+fn show_ids(mount: &OwnedFd, shift: IdShift, negotiated: &Negotiated) -> Result<(), FuseError> {
+    if !negotiated.shift.load(Ordering::Acquire) {
+        return Err(FuseError::NoShift);
+    }
+    let namespace = sys::user_namespace(shift.first(), shift.count());
+    let mapped = namespace.and_then(|namespace| sys::map_mount_ids(mount.as_fd(), namespace.as_fd()));
+    mapped.map_err(|source| FuseError::Shift { shift, source })
 }
 
 /// Takes over a mount from a daemon that is no more. Requests that it left unanswered are answered, each carried out once.
@@ -144,7 +180,9 @@ pub fn resume(
         let connection = Connection { device: kept.device, ledger, agreed: kept.agreed, new: false };
         start(volume, mountpoint, options, connection, keep)
     });
-    adopted.map_err(|source| failed(options, mountpoint, source))
+    let (mount, _) = adopted.map_err(|source| failed(options, mountpoint, source))?;
+    info!(ve = %mount.ve, mountpoint = %mountpoint.display(), passthrough = mount.passthrough(), "took over the mount");
+    Ok(mount)
 }
 
 fn failed(options: &MountOptions, mountpoint: &Path, source: io::Error) -> FuseError {
@@ -159,6 +197,7 @@ fn random() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// What a session is started on.
 struct Connection {
     device: OwnedFd,
     ledger: Ledger,
@@ -167,13 +206,14 @@ struct Connection {
     new: bool,
 }
 
+/// Starts to answer on a connection.
 fn start(
     volume: Arc<Volume>,
     mountpoint: &Path,
     options: &MountOptions,
     connection: Connection,
     keep: impl FnOnce(Kept) -> io::Result<()>,
-) -> io::Result<Mount> {
+) -> io::Result<(Mount, Arc<Negotiated>)> {
     let Connection { device, ledger, mut agreed, new } = connection;
     let outcomes = volume.outcomes(ledger.connection()).map_err(io::Error::other)?;
     let memory = ledger.memory().try_clone_to_owned()?;
@@ -181,16 +221,17 @@ fn start(
         volume,
         ve: options.ve_name.clone(),
         wants_passthrough: agreed.passthrough,
+        shift: options.shift,
         ledger,
         device: device.try_clone()?,
         outcomes,
     });
-    let (notices, passthrough) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.passthrough));
+    let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
     let mut config = Config::default();
     config.n_threads = Some(agreed.threads);
     let session = device::session(dispatch, &device, &agreed.init, new, config)?;
     notices.attach(session.notifier());
-    agreed.passthrough = passthrough.load(Ordering::Acquire);
+    agreed.passthrough = negotiated.passthrough.load(Ordering::Acquire);
     if !new {
         device::resume(&device)?;
     }
@@ -203,15 +244,14 @@ fn start(
         }
         still_alive.store(false, Ordering::Release);
     })?;
-    let how = if new { "mounted" } else { "took over the mount" };
-    info!(ve = %options.ve_name, mountpoint = %mountpoint.display(), passthrough = agreed.passthrough, "{how}");
-    Ok(Mount {
+    let mount = Mount {
         ve: options.ve_name.clone(),
         mountpoint: mountpoint.to_owned(),
         alive,
         agreed,
         thread: Some(thread),
-    })
+    };
+    Ok((mount, negotiated))
 }
 
 impl Mount {

@@ -68,7 +68,7 @@ impl Dispatch {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         if flags.0 & libc::O_TRUNC != 0 {
             let set = SetAttr { size: Some(0), through_handle: true, ..SetAttr::default() };
-            self.volume.set_attr(ino, set, caller(req))?;
+            self.volume.set_attr(ino, set, self.rights(req))?;
         }
         let sharing = self.sharing();
         let open = self.volume.open_file(ino, write, sharing)?;

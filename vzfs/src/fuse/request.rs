@@ -20,6 +20,7 @@ pub(super) fn name_of(name: &OsStr) -> Result<NameRef<'_>, VolumeError> {
     })
 }
 
+/// The owner of what a request creates, in the VE's ids. Other requests have none where the VE has a shift.
 pub(super) fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid() }
 }

@@ -6,7 +6,7 @@ use std::io;
 
 use crate::archive::{ArchiveError, TarEntry, TarSource};
 use crate::types::{Attr, FileKind, Ino};
-use crate::volume::{Caller, Volume, VolumeError};
+use crate::volume::{Volume, VolumeError};
 
 /// All that a VE shows. One that changes meanwhile is seen as it is when each file is reached.
 pub(super) struct VeSource<'v>(pub &'v Volume);
@@ -59,7 +59,7 @@ impl VeSource<'_> {
         let volume = self.0;
         let symlink = if attr.kind == FileKind::Symlink { volume.read_link(ino)? } else { Vec::new() };
         let mut xattrs = Vec::new();
-        for name in volume.xattr_names(ino, Caller::ROOT)? {
+        for name in volume.xattr_names(ino)? {
             match volume.xattr(ino, &name) {
                 Ok(value) => xattrs.push((Cow::Owned(name), Cow::Owned(value))),
                 // It was removed between the list and the look.

@@ -12,12 +12,12 @@ use super::slot::{Live, Slot};
 use super::{BoxError, Store, StoreError};
 use crate::api::Ve;
 use crate::meta::Table;
-use crate::types::VeName;
+use crate::types::{IdShift, VeName};
 use crate::volume::{Usage, Volume};
 
 /// Makes mounts. The daemon's makes FUSE mounts; tests need none.
 pub trait Mounter: Send + Sync {
-    /// Shows a volume at a mount point, which it makes when it is missing. What a dead daemon left there is taken away
+    /// Shows a volume at a mount point, which it makes when it is missing, with the ids of `id_shift` in place of the VE's. What a dead daemon left there is taken away
     /// first.
     ///
     /// # Errors
@@ -27,6 +27,7 @@ pub trait Mounter: Send + Sync {
         volume: Arc<Volume>,
         ve: &VeName,
         mountpoint: &Path,
+        id_shift: Option<IdShift>,
     ) -> Result<Box<dyn Mounted>, BoxError>;
 }
 
@@ -169,7 +170,7 @@ impl Store {
         self.claim(place, ve)?;
         let mount = self.volume_locked(slot, live).and_then(|volume| {
             let failed = |source| StoreError::Mount { ve: ve.clone(), mountpoint: place.to_owned(), source };
-            self.mounter.mount(volume, ve, place).map_err(failed)
+            self.mounter.mount(volume, ve, place, record.id_shift).map_err(failed)
         });
         let mount = match mount {
             Ok(mount) => mount,

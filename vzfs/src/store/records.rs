@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{OsIdentity, Package, Template, TemplateKind, TemplateStats};
-use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName};
+use crate::types::{Digest, IdShift, TemplateSpec, Timestamp, VeId, VeName};
 
 /// A template, under the key `NAME@VERSION`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -79,6 +79,9 @@ pub(super) struct VeRecord {
     /// Where it was mounted last, the default for the next time when it is not the store's default place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_mountpoint: Option<PathBuf>,
+    /// The host's ids that its mount shows. What is stored of the VE has its own ids, whatever this says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_shift: Option<IdShift>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// Its removal has begun: the next open finishes it.

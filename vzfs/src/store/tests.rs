@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::api::{ChangeKind, CommitVe, CreateVe, ImportRequest, Template, TemplateKind, Ve};
 use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
-use crate::types::{FileKind, NameRef, TemplateRef};
+use crate::types::{FileKind, IdShift, NameRef, TemplateRef};
 use crate::volume::Volume;
 
 mod care;
@@ -29,7 +29,13 @@ struct FakeMount {
 }
 
 impl Mounter for FakeMounter {
-    fn mount(&self, volume: Arc<Volume>, _: &VeName, _: &Path) -> Result<Box<dyn Mounted>, BoxError> {
+    fn mount(
+        &self,
+        volume: Arc<Volume>,
+        _: &VeName,
+        _: &Path,
+        _: Option<IdShift>,
+    ) -> Result<Box<dyn Mounted>, BoxError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err("no mounts today".into());
         }
@@ -106,7 +112,7 @@ fn import(store: &Store, spec: &str, source: PathBuf, os: Option<&str>) -> Resul
 
 fn create(store: &Store, name: &str, templates: &[&str], count: Option<u32>) -> Result<Vec<Ve>, StoreError> {
     let templates = templates.iter().map(|text| reference(text)).collect();
-    store.create(&CreateVe { name: ve_name(name), templates, count, labels: BTreeMap::new() })
+    store.create(&CreateVe { name: ve_name(name), templates, count, id_shift: None, labels: BTreeMap::new() })
 }
 
 const BASE: [(&str, &str); 4] =

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::export::VeSource;
 use super::records::{StackItem, VeRecord};
-use super::slot::Slot;
+use super::slot::{Live, Slot};
 use super::{NEXT_VE, Store, StoreError, convert};
 use crate::api::{CreateVe, Removed, Ve, VolumeChange};
 use crate::archive;
 use crate::meta::Table;
-use crate::types::{Timestamp, VeId, VeName};
+use crate::types::{IdShift, Timestamp, TypeError, VeId, VeName};
 
 /// Most VEs made by one request: a typing error should not make a million.
 const MAX_COUNT: u32 = 10_000;
@@ -73,6 +73,7 @@ impl Store {
             private_inodes: usage.private_inodes,
             private_bytes: usage.private_bytes,
             base_bytes: self.base_bytes(&record.base)?,
+            id_shift: record.id_shift,
             labels: record.labels.clone(),
         })
     }
@@ -81,12 +82,13 @@ impl Store {
     /// this stack is new.
     pub fn create(&self, request: &CreateVe) -> Result<Vec<Ve>, StoreError> {
         let names = names(request)?;
+        let shifts = shifts(request.id_shift, names.len())?;
         let _adding = self.begin_adding()?;
         let (names, stack) = self.reserve_ves(names, request)?;
         let base = self.base_of(&stack)?;
         let first = self.take_numbers(names.names.len())?;
         let mut slots = Vec::with_capacity(names.names.len());
-        for (id, name) in (first..).zip(&names.names) {
+        for ((id, name), id_shift) in (first..).zip(&names.names).zip(shifts) {
             let record = VeRecord {
                 name: name.clone(),
                 id: VeId(id),
@@ -95,6 +97,7 @@ impl Store {
                 created: Timestamp::now(),
                 mountpoint: None,
                 last_mountpoint: None,
+                id_shift,
                 labels: request.labels.clone(),
                 removing: false,
             };
@@ -151,23 +154,41 @@ impl Store {
         }
     }
 
+    /// The record of a VE that is not mounted, and not renamed or removed since it was looked up.
+    fn unmounted_record(slot: &Slot, live: &Live, name: &VeName) -> Result<Arc<VeRecord>, StoreError> {
+        let record = slot.record();
+        if live.removed {
+            return Err(StoreError::VeRemoving(name.clone()));
+        }
+        if live.mount.is_some() {
+            let mountpoint = slot.shown.read().mounted.clone().unwrap_or_default();
+            return Err(StoreError::Mounted { ve: name.clone(), mountpoint });
+        }
+        if record.name != *name {
+            return Err(StoreError::UnknownVe(name.clone()));
+        }
+        Ok(record)
+    }
+
+    /// Gives a VE other ids on the host, from its next mount on.
+    pub fn shift_ids(&self, name: &VeName, id_shift: Option<IdShift>) -> Result<Ve, StoreError> {
+        self.check_open()?;
+        let slot = self.slot(name)?;
+        {
+            let live = slot.live.lock();
+            let record = Store::unmounted_record(&slot, &live, name)?;
+            self.save(&slot, VeRecord { id_shift, ..(*record).clone() })?;
+        }
+        self.describe(&slot)
+    }
+
     /// Gives a VE another name. Not while it is mounted: the name is its host name, and its mount point carries it.
     pub fn rename(&self, from: &VeName, to: &VeName) -> Result<Ve, StoreError> {
         self.check_open()?;
         let slot = self.slot(from)?;
         {
             let live = slot.live.lock();
-            let record = slot.record();
-            if live.removed {
-                return Err(StoreError::VeRemoving(from.clone()));
-            }
-            if live.mount.is_some() {
-                let mountpoint = slot.shown.read().mounted.clone().unwrap_or_default();
-                return Err(StoreError::Mounted { ve: from.clone(), mountpoint });
-            }
-            if record.name != *from {
-                return Err(StoreError::UnknownVe(from.clone()));
-            }
+            let record = Store::unmounted_record(&slot, &live, from)?;
             if from == to {
                 drop(live);
                 return self.describe(&slot);
@@ -250,6 +271,12 @@ impl Store {
         let volume = self.volume(&slot)?;
         Ok(archive::export_tar(VeSource(&volume), out)?)
     }
+}
+
+/// The ranges of ids for `count` VEs: one after the other, so that none can reach into another.
+fn shifts(first: Option<IdShift>, count: usize) -> Result<Vec<Option<IdShift>>, TypeError> {
+    let Some(first) = first else { return Ok(vec![None; count]) };
+    (0..).take(count).map(|number| first.further(number).map(Some)).collect()
 }
 
 /// The names that a request asks for.

@@ -2,15 +2,17 @@
 //! at its block.
 
 mod fuse_device;
+mod ids;
 mod shared;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 pub use fuse_device::{close_backing, replace_descriptor};
+pub use ids::{map_mount_ids, user_namespace};
 pub use shared::SharedWords;
 
 /// A detached bind mount of the folder `dir` that is read-only, as an `O_PATH`-like descriptor.
@@ -33,6 +35,12 @@ pub fn read_only_clone(dir: &Path) -> io::Result<OwnedFd> {
     let mount = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     let attributes =
         libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_mount_attributes(mount.as_fd(), &attributes)?;
+    Ok(mount)
+}
+
+/// mount_setattr(2) on the mount that the descriptor is the root of.
+fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: &libc::mount_attr) -> io::Result<()> {
     // SAFETY: the empty path and `attributes` outlive the call, and the size passed is that of `attributes`.
     let result = unsafe {
         libc::syscall(
@@ -40,11 +48,11 @@ pub fn read_only_clone(dir: &Path) -> io::Result<OwnedFd> {
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            &raw const attributes,
+            &raw const *attributes,
             size_of::<libc::mount_attr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(mount) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Maps a whole file for reading.

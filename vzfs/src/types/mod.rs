@@ -5,6 +5,7 @@
 
 mod attr;
 mod digest;
+mod id_shift;
 mod ino;
 mod name;
 mod reference;
@@ -12,6 +13,7 @@ mod watermark;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use digest::Digest;
+pub use id_shift::IdShift;
 pub use ino::Ino;
 pub use name::{
     MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Name, NameRef,
@@ -41,6 +43,14 @@ pub enum TypeError {
     Reference {
         /// Which kind of name: "template name", "version", "VE name".
         what: &'static str,
+        /// The offending text.
+        value: String,
+        /// The rule that was broken.
+        why: &'static str,
+    },
+    /// A range of ids that no VE can have.
+    #[error("illegal range of ids {value}: {why}")]
+    IdShift {
         /// The offending text.
         value: String,
         /// The rule that was broken.

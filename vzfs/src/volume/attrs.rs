@@ -1,6 +1,6 @@
 //! Attributes and extended attributes.
 
-use super::{Caller, MAX_XATTRS_BYTES, Node, Result, Volume, VolumeError, data};
+use super::{MAX_XATTRS_BYTES, Node, Result, Rights, Volume, VolumeError, data};
 use crate::acl::{self, Acl};
 use crate::meta::{InodeRecord, PrivateContent};
 use crate::types::{Attr, FileKind, Ino, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Timestamp};
@@ -64,15 +64,15 @@ pub enum XattrMode {
 impl Volume {
     /// Changes attributes.
     ///
-    /// A change of nothing is what the kernel sends before `caller` writes, by itself, to a file that has privileges to lose: they go, as with
+    /// A change of nothing is what the kernel sends before the caller writes, by itself, to a file that has privileges to lose: they go, as with
     /// any write.
     ///
     /// # Errors
     /// [`VolumeError::Stale`] when a change of size must relabel the file (see `content`).
-    pub fn set_attr(&self, ino: Ino, set: SetAttr, caller: Caller) -> Result<Attr> {
+    pub fn set_attr(&self, ino: Ino, set: SetAttr, rights: impl Rights) -> Result<Attr> {
         let others = SetAttr { size: None, through_handle: false, ..set };
         if let Some(size) = set.size {
-            self.truncate(ino, size, set.through_handle, caller)?;
+            self.truncate(ino, size, set.through_handle, &rights)?;
             if others == SetAttr::default() {
                 return self.attr(ino);
             }
@@ -88,14 +88,15 @@ impl Volume {
                 }
             }
             if nothing {
-                drop_privileges(record, !caller.keeps_privileges());
+                drop_privileges(record, rights.keeps_privileges(), &rights);
             }
             if set.uid.is_some() || set.gid.is_some() {
+                // While the record has its old group, which is the one that counts.
+                if set.perm.is_none() && !rights.keeps_all_on_chown() {
+                    drop_privileges(record, false, &rights);
+                }
                 record.uid = set.uid.unwrap_or(record.uid);
                 record.gid = set.gid.unwrap_or(record.gid);
-                if set.perm.is_none() {
-                    drop_privileges(record, true);
-                }
             }
             let atime = set.atime.map(|time| time.resolve(now));
             let mtime = set.mtime.map(|time| time.resolve(now));
@@ -132,16 +133,20 @@ impl Volume {
         self.record_attr(ino, &record)
     }
 
-    /// Takes away what a write by `caller` must take away: setuid, setgid and file capabilities. Writes nothing if there is nothing.
-    pub(super) fn kill_privileges(&self, ino: Ino, keep_mode: bool) -> Result<()> {
-        let needed = {
+    /// Takes away what a change of content must take away: file capabilities, and setuid and setgid unless who changed it keeps them.
+    /// Writes nothing if there is nothing.
+    pub(super) fn kill_privileges(&self, ino: Ino, rights: &impl Rights) -> Result<()> {
+        let mut record = {
             let _shared = self.names.read();
-            let mut record = self.record_of(self.node(ino)?);
-            drop_privileges(&mut record, !keep_mode)
+            self.record_of(self.node(ino)?)
         };
-        if needed {
+        if !has_privileges(&record) {
+            return Ok(());
+        }
+        let keep_mode = rights.keeps_privileges();
+        if drop_privileges(&mut record, keep_mode, rights) {
             self.update(ino, |_, record, _| {
-                drop_privileges(record, !keep_mode);
+                drop_privileges(record, keep_mode, rights);
                 Ok(())
             })?;
         }
@@ -159,18 +164,13 @@ impl Volume {
         .ok_or(VolumeError::NoData)
     }
 
-    /// The names of the extended attributes that `caller` may know of: all, but for `trusted` ones, which are the superuser's (xattr(7)). The
-    /// kernel keeps others from reading those, but leaves the list to the filesystem.
-    pub fn xattr_names(&self, ino: Ino, caller: Caller) -> Result<Vec<Vec<u8>>> {
+    /// The names of all extended attributes. Who may not read `trusted` ones must not see them either (xattr(7)).
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let _shared = self.names.read();
-        let mut names: Vec<Vec<u8>> = match self.node(ino)? {
+        Ok(match self.node(ino)? {
             Node::Base(view) => view.xattrs().map(|(name, _)| name.to_vec()).collect(),
             Node::Private(record) => record.xattrs.into_keys().collect(),
-        };
-        if caller.uid != Caller::ROOT.uid {
-            names.retain(|name| !name.starts_with(TRUSTED));
-        }
-        Ok(names)
+        })
     }
 
     /// Sets an extended attribute; an access ACL sets the permission bits too.
@@ -180,7 +180,7 @@ impl Volume {
         name: &[u8],
         value: &[u8],
         mode: XattrMode,
-        caller: Caller,
+        rights: impl Rights,
     ) -> Result<()> {
         if name.len() > MAX_XATTR_NAME_BYTES || value.len() > MAX_XATTR_VALUE_BYTES {
             return Err(VolumeError::NameTooLong);
@@ -193,7 +193,7 @@ impl Volume {
                 _ => {}
             }
             if name == acl::ACCESS {
-                return set_access_acl(record, value, caller);
+                return set_access_acl(record, value, rights);
             }
             if name == acl::DEFAULT {
                 if record.kind != FileKind::Dir {
@@ -238,13 +238,13 @@ fn check_xattr_name(name: &[u8]) -> Result<()> {
     }
 }
 
-fn set_access_acl(record: &mut InodeRecord, value: &[u8], caller: Caller) -> Result<()> {
+fn set_access_acl(record: &mut InodeRecord, value: &[u8], rights: impl Rights) -> Result<()> {
     if record.kind == FileKind::Symlink {
         return Err(VolumeError::Unsupported);
     }
     let acl = Acl::decode(value).ok_or(VolumeError::Invalid("malformed ACL"))?;
     record.perm = record.perm & 0o7000 | acl.permissions();
-    if !caller.keeps_privileges() && caller.gid != record.gid {
+    if record.perm & S_ISGID != 0 && !rights.keeps_setgid(record.uid, record.gid) {
         record.perm &= !S_ISGID;
     }
     if acl.is_minimal() {
@@ -255,16 +255,22 @@ fn set_access_acl(record: &mut InodeRecord, value: &[u8], caller: Caller) -> Res
     Ok(())
 }
 
-/// Whether anything was there to take. A setgid bit without group execution is no privilege, and stays; a directory's bits are none either.
-pub(super) fn drop_privileges(record: &mut InodeRecord, mode_too: bool) -> bool {
+/// Whether anything was there to take. A setgid bit without group execution is no privilege; it goes only where its owner could not set it
+/// again either. A directory's bits are no privileges.
+fn drop_privileges(record: &mut InodeRecord, keep_mode: bool, rights: &impl Rights) -> bool {
     let had_capability = record.xattrs.remove(CAPABILITY).is_some();
-    if record.kind == FileKind::Dir || !mode_too {
+    if record.kind == FileKind::Dir || keep_mode {
         return had_capability;
     }
     let before = record.perm;
     record.perm &= !S_ISUID;
-    if record.perm & S_IXGRP != 0 {
+    if before & S_ISGID != 0 && (before & S_IXGRP != 0 || !rights.keeps_setgid(record.uid, record.gid)) {
         record.perm &= !S_ISGID;
     }
     had_capability || record.perm != before
+}
+
+/// Whether a write could have something to take away, so that it is worth finding out whose it is.
+fn has_privileges(record: &InodeRecord) -> bool {
+    record.perm & (S_ISUID | S_ISGID) != 0 || record.xattrs.contains_key(CAPABILITY)
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, SeekFrom};
 
 use super::data::{HostStat, copy_content, set_times};
-use super::{COPY_STRIPES, Caller, Node, Result, Volume, VolumeError};
+use super::{COPY_STRIPES, Caller, Node, Result, Rights, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
 use crate::tree::ContentRef;
 use crate::types::{Attr, Digest, FileKind, Ino};
@@ -317,7 +317,13 @@ impl Volume {
     }
 
     /// Sets a file's size. See [`SetAttr::through_handle`](super::SetAttr::through_handle).
-    pub(super) fn truncate(&self, ino: Ino, size: u64, through_handle: bool, caller: Caller) -> Result<()> {
+    pub(super) fn truncate(
+        &self,
+        ino: Ino,
+        size: u64,
+        through_handle: bool,
+        rights: &impl Rights,
+    ) -> Result<()> {
         let attr = self.attr(ino)?;
         match attr.kind {
             FileKind::File => {}
@@ -328,11 +334,11 @@ impl Volume {
             return Err(VolumeError::Invalid("the size is negative"));
         }
         if attr.size == size && !through_handle {
-            return self.kill_privileges(ino, caller.keeps_privileges());
+            return self.kill_privileges(ino, rights);
         }
         self.copy_up(ino, size)?;
         self.with_data(ino, |file| file.set_len(size), "truncate")?;
-        self.kill_privileges(ino, caller.keeps_privileges())?;
+        self.kill_privileges(ino, rights)?;
         self.after_write(ino)
     }
 
@@ -359,9 +365,9 @@ impl Volume {
     }
 
     /// Writes to a file.
-    pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], keep_privileges: bool) -> Result<()> {
+    pub fn write(&self, ino: Ino, offset: u64, bytes: &[u8], rights: impl Rights) -> Result<()> {
         self.with_data(ino, |file| file.write_all_at(bytes, offset), "write")?;
-        self.kill_privileges(ino, keep_privileges)
+        self.kill_privileges(ino, &rights)
     }
 
     /// fallocate(2), with the modes that the host filesystem has.
@@ -371,15 +377,21 @@ impl Volume {
         offset: u64,
         len: u64,
         mode: FallocateMode,
-        caller: Caller,
+        rights: impl Rights,
     ) -> Result<()> {
         let io = |file: &File| Ok(rustix::fs::fallocate(file, mode, offset, len)?);
         self.with_data(ino, io, "allocate space in")?;
-        self.kill_privileges(ino, caller.keeps_privileges())
+        self.kill_privileges(ino, &rights)
     }
 
     /// copy_file_range(2) between two files of the VE: by reflink where the host can.
-    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: usize, caller: Caller) -> Result<usize> {
+    pub fn copy_range(
+        &self,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        len: usize,
+        rights: impl Rights,
+    ) -> Result<usize> {
         let source = self.current_file(from.0)?;
         let (mut offset_in, mut offset_out) = (from.1, to.1);
         let io = |target: &File| {
@@ -393,7 +405,7 @@ impl Volume {
             Ok(copied)
         };
         let copied = self.with_data(to.0, io, "copy into")?;
-        self.kill_privileges(to.0, caller.keeps_privileges())?;
+        self.kill_privileges(to.0, &rights)?;
         Ok(copied)
     }
 

@@ -72,7 +72,7 @@ const DIR_SIZE_BYTES: u64 = 4096;
 const NUMBERS_AT_ONCE: u64 = 4096;
 const COPY_STRIPES: usize = 16;
 
-/// Who asks: what the rules about ownership and privilege need to know.
+/// Who asks: the owner of what is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Filesystem user id.
@@ -84,10 +84,42 @@ pub struct Caller {
 impl Caller {
     /// The superuser.
     pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+}
 
-    /// Whether writes by this caller keep setuid and setgid bits (`CAP_FSETID`).
-    pub const fn keeps_privileges(self) -> bool {
+/// What who asks may keep on a file that it changes. Asked only when the file has such a thing, because the answer can be dear.
+pub trait Rights {
+    /// Whether a changed content keeps setuid and setgid bits: `CAP_FSETID`.
+    fn keeps_privileges(&self) -> bool;
+
+    /// Whether a new access ACL keeps the setgid bit of a file of this owner and group: the caller is in the group, or has
+    /// `CAP_FSETID` over such files.
+    fn keeps_setgid(&self, uid: u32, gid: u32) -> bool;
+
+    /// Whether a new owner leaves setuid, setgid and capabilities alone: not for chown(2), but for who copies a file with them.
+    fn keeps_all_on_chown(&self) -> bool {
+        false
+    }
+}
+
+/// By the ids alone.
+impl Rights for Caller {
+    fn keeps_privileges(&self) -> bool {
         self.uid == 0
+    }
+
+    fn keeps_setgid(&self, _uid: u32, gid: u32) -> bool {
+        self.uid == 0 || self.gid == gid
+    }
+}
+
+/// Everything, or nothing.
+impl Rights for bool {
+    fn keeps_privileges(&self) -> bool {
+        *self
+    }
+
+    fn keeps_setgid(&self, _uid: u32, _gid: u32) -> bool {
+        *self
     }
 }
 

@@ -378,7 +378,7 @@ impl State {
                 if thing.kind == FileKind::File && thing.bytes.len() as u64 != size {
                     self.copy_up(id)?;
                 }
-                self.model.truncate(id, size, true).and(nothing)
+                self.model.truncate(id, size, Caller::ROOT).and(nothing)
             }
             Call::SetXattr(ino, value, mode) => {
                 let id = self.id(ino)?;

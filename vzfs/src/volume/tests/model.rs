@@ -318,11 +318,12 @@ impl Model {
         Ok(())
     }
 
-    fn kill(&mut self, id: Id) {
+    /// A change by somebody who keeps no privileges, and who is in the groups that `member` says.
+    fn kill(&mut self, id: Id, member: impl Fn(u32) -> bool) {
         let thing = &mut self.things[id];
         if thing.kind != FileKind::Dir {
             thing.perm &= !0o4000;
-            if thing.perm & 0o010 != 0 {
+            if thing.perm & 0o010 != 0 || !member(thing.gid) {
                 thing.perm &= !0o2000;
             }
         }
@@ -333,7 +334,7 @@ impl Model {
         &mut self.things[id]
     }
 
-    pub(super) fn truncate(&mut self, id: Id, size: u64, keep: bool) -> Outcome<()> {
+    pub(super) fn truncate(&mut self, id: Id, size: u64, caller: Caller) -> Outcome<()> {
         match self.things[id].kind {
             FileKind::File => {}
             FileKind::Dir => return err("IsDir"),
@@ -342,8 +343,8 @@ impl Model {
         let thing = self.change(id);
         thing.bytes.resize(usize::try_from(size).expect("small"), 0);
         thing.mtime = None;
-        if !keep {
-            self.kill(id);
+        if caller.uid != 0 {
+            self.kill(id, |gid| gid == caller.gid);
         }
         Ok(())
     }
@@ -358,7 +359,7 @@ impl Model {
         thing.bytes[start..end].copy_from_slice(bytes);
         thing.mtime = None;
         if !keep {
-            self.kill(id);
+            self.kill(id, |_| false);
         }
     }
 
@@ -524,7 +525,7 @@ impl Pair<'_> {
                 let set = SetAttr { uid: Some(uid), ..SetAttr::default() };
                 volume.set_attr(self.inos[&id], set, Caller::ROOT).expect("chown");
                 model.change(id).uid = uid;
-                model.kill(id);
+                model.kill(id, |_| true);
             }
             Op::Utimens { node, secs } => {
                 let (id, time) = (model.pick(node, false), Timestamp { secs, nanos: 7 });
@@ -535,8 +536,9 @@ impl Pair<'_> {
             Op::Truncate { node, size, uid } => {
                 let id = model.pick(node, false);
                 let set = SetAttr { size: Some(size), ..SetAttr::default() };
-                let got = plain(volume.set_attr(self.inos[&id], set, Caller { uid, gid: uid }));
-                assert_eq!(got.map(|_| ()), model.truncate(id, size, uid == 0), "{text}");
+                let caller = Caller { uid, gid: uid };
+                let got = plain(volume.set_attr(self.inos[&id], set, caller));
+                assert_eq!(got.map(|_| ()), model.truncate(id, size, caller), "{text}");
             }
             Op::Write { node, offset, len, byte, keep } => {
                 let id = model.pick(node, false);
