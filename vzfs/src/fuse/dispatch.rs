@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
 use tracing::warn;
 
-use super::backing::{Backings, Writers};
+use super::backing::{Backings, Writers, Written};
 use super::convert::{ENDLESS, file_attr};
 use super::errno::errno;
 use super::mount::{MountOptions, Passthrough};
@@ -64,9 +64,28 @@ impl Dispatch {
         self.notices.forget_names(move || volume.take_relabelled(), then);
     }
 
-    /// How long the kernel may keep an inode's attributes.
-    pub(super) fn attr_lifetime(&self, ino: Ino) -> Duration {
-        if self.writers.has(ino) { Duration::ZERO } else { ENDLESS }
+    /// Attributes to tell the kernel, and how long it may keep them.
+    pub(super) fn with_lifetime(&self, attr: Attr) -> (Attr, Duration) {
+        match self.writers.state(attr.ino, || self.volume.is_written_by_kernel(attr.ino)) {
+            Written::No => (attr, ENDLESS),
+            Written::NoLonger => (self.volume.attr(attr.ino).unwrap_or(attr), ENDLESS),
+            Written::Still => (attr, Duration::ZERO),
+        }
+    }
+
+    pub(super) fn reply_attr(
+        &self,
+        operation: &'static str,
+        found: Result<Attr, VolumeError>,
+        reply: ReplyAttr,
+    ) {
+        match found {
+            Ok(attr) => {
+                let (attr, lifetime) = self.with_lifetime(attr);
+                reply.attr(&lifetime, &file_attr(&attr));
+            }
+            Err(error) => reply.error(self.failed(operation, &error)),
+        }
     }
 
     pub(super) fn sharing(&self) -> Sharing {
@@ -82,7 +101,8 @@ impl Dispatch {
         match found {
             Ok(attr) => {
                 self.references.add(attr.ino);
-                reply.entry_with_ttls(&self.attr_lifetime(attr.ino), &ENDLESS, &file_attr(&attr), GENERATION);
+                let (attr, lifetime) = self.with_lifetime(attr);
+                reply.entry_with_ttls(&lifetime, &ENDLESS, &file_attr(&attr), GENERATION);
             }
             Err(error) => reply.error(self.failed(operation, &error)),
         }
@@ -118,6 +138,7 @@ impl Dispatch {
     }
 
     pub(super) fn forget_inode(&self, ino: Ino) {
+        self.writers.forget(ino);
         if let Err(error) = self.volume.forget(ino) {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");

@@ -15,7 +15,7 @@ use fuser::{
 };
 use tracing::debug;
 
-use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
+use super::convert::{ABSENT, ENDLESS, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use crate::acl;
@@ -93,10 +93,7 @@ impl Filesystem for Dispatch {
     }
 
     fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match ino(node).and_then(|ino| self.volume.attr(ino)) {
-            Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
-            Err(error) => reply.error(self.failed("getattr", &error)),
-        }
+        self.reply_attr("getattr", ino(node).and_then(|ino| self.volume.attr(ino)), reply);
     }
 
     fn setattr(
@@ -126,10 +123,8 @@ impl Filesystem for Dispatch {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match ino(node).and_then(|ino| self.volume.set_attr(ino, set, caller(req))) {
-            Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
-            Err(error) => reply.error(self.failed("setattr", &error)),
-        }
+        let changed = ino(node).and_then(|ino| self.volume.set_attr(ino, set, caller(req)));
+        self.reply_attr("setattr", changed, reply);
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
