@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fuser::{Errno, Generation, INodeNo, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
 use tracing::warn;
 
 use super::convert::{ENDLESS, file_attr};
@@ -19,6 +19,7 @@ use super::notices::Notices;
 use super::overlays::Overlays;
 use super::request::{caller, ino, name_of};
 use super::rights::Process;
+use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
 use crate::types::{Attr, IdShift, Ino, VeName};
 use crate::volume::{NewNode, Sharing, Volume, VolumeError};
@@ -51,6 +52,7 @@ pub(super) struct Dispatch {
     pub(super) ledger: Arc<Ledger>,
     pub(super) device: OwnedFd,
     pub(super) overlays: Overlays,
+    pub(super) writers: Writers,
     pub(super) notices: Arc<Notices>,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
@@ -59,6 +61,7 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     pub(super) fn new(parts: Parts) -> Self {
+        let writers = Writers::adopt(parts.ledger.known_inodes());
         Dispatch {
             volume: parts.volume,
             ve: parts.ve,
@@ -69,6 +72,7 @@ impl Dispatch {
             ledger: Arc::new(parts.ledger),
             device: parts.device,
             overlays: Overlays::default(),
+            writers,
             notices: Arc::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),
@@ -109,9 +113,28 @@ impl Dispatch {
         self.notices.forget_names(move || volume.take_relabelled(), then);
     }
 
-    /// How long the kernel may keep an inode's attributes.
-    pub(super) fn attr_lifetime(&self, ino: Ino) -> Duration {
-        if self.ledger.handles(ino).writers > 0 { Duration::ZERO } else { ENDLESS }
+    /// Attributes to tell the kernel, and how long it may keep them.
+    pub(super) fn with_lifetime(&self, attr: Attr) -> (Attr, Duration) {
+        match self.writers.state(attr.ino, || self.volume.is_written_by_kernel(attr.ino)) {
+            Written::No => (attr, ENDLESS),
+            Written::NoLonger => (self.volume.attr(attr.ino).unwrap_or(attr), ENDLESS),
+            Written::Still => (attr, Duration::ZERO),
+        }
+    }
+
+    pub(super) fn reply_attr(
+        &self,
+        operation: &'static str,
+        found: Result<Attr, VolumeError>,
+        reply: ReplyAttr,
+    ) {
+        match found {
+            Ok(attr) => {
+                let (attr, lifetime) = self.with_lifetime(attr);
+                reply.attr(&lifetime, &file_attr(&attr));
+            }
+            Err(error) => reply.error(self.failed(operation, &error)),
+        }
     }
 
     pub(super) fn sharing(&self) -> Sharing {
@@ -133,7 +156,8 @@ impl Dispatch {
                 if let Err(error) = self.refer(attr.ino) {
                     return reply.error(error);
                 }
-                reply.entry_with_ttls(&self.attr_lifetime(attr.ino), &ENDLESS, &file_attr(&attr), GENERATION);
+                let (attr, lifetime) = self.with_lifetime(attr);
+                reply.entry_with_ttls(&lifetime, &ENDLESS, &file_attr(&attr), GENERATION);
             }
             Err(error) => reply.error(self.failed(operation, &error)),
         }
@@ -176,6 +200,7 @@ impl Dispatch {
     }
 
     pub(super) fn forget_inode(&self, ino: Ino) {
+        self.writers.forget(ino);
         if let Err(error) = self.volume.forget(ino) {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");

@@ -15,7 +15,7 @@ use fuser::{
 };
 use tracing::debug;
 
-use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
+use super::convert::{ABSENT, ENDLESS, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
@@ -96,10 +96,7 @@ impl Filesystem for Dispatch {
     }
 
     fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match ino(node).and_then(|ino| self.volume.attr(ino)) {
-            Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
-            Err(error) => reply.error(self.failed("getattr", &error)),
-        }
+        self.reply_attr("getattr", ino(node).and_then(|ino| self.volume.attr(ino)), reply);
     }
 
     fn setattr(
@@ -139,10 +136,7 @@ impl Filesystem for Dispatch {
             }
             Ok(attr)
         });
-        match done {
-            Ok(attr) => reply.attr(&self.attr_lifetime(attr.ino), &file_attr(&attr)),
-            Err(error) => reply.error(self.failed("setattr", &error)),
-        }
+        self.reply_attr("setattr", done, reply);
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {

@@ -205,8 +205,7 @@ impl Ledger {
     /// Whether the kernel knows the inode.
     pub(super) fn knows(&self, ino: Ino) -> bool {
         let state = self.state.lock();
-        find(state.table.words(), ino)
-            .is_some_and(|slot| slot.references().load(Ordering::Acquire) > 0 || slot.is_open())
+        find(state.table.words(), ino).is_some_and(|slot| slot.is_known())
     }
 
     /// The open files of an inode.
@@ -220,6 +219,13 @@ impl Ledger {
         let state = self.state.lock();
         let open = slots(state.table.words()).filter(Slot::is_open);
         open.filter_map(|slot| Some((Ino::new(slot.ino())?, slot.handles()))).collect()
+    }
+
+    /// All inodes that the kernel knows, with the number of handles by which it may write to each.
+    pub(super) fn known_inodes(&self) -> Vec<(Ino, u32)> {
+        let state = self.state.lock();
+        let known = slots(state.table.words()).filter(Slot::is_known);
+        known.filter_map(|slot| Some((Ino::new(slot.ino())?, slot.handles().writers))).collect()
     }
 
     /// Whether an earlier process has carried out this request, as far as handles go.
@@ -294,7 +300,7 @@ impl State {
     fn rebuild(&mut self, memory: &File) -> io::Result<()> {
         let live = || {
             let words = self.table.words();
-            slots(words).filter(|slot| slot.is_open() || slot.references().load(Ordering::Acquire) > 0)
+            slots(words).filter(Slot::is_known)
         };
         let count = live().count();
         let log2 = ((count + 1) * 2).next_power_of_two().trailing_zeros().max(MIN_SLOTS_LOG2);
@@ -368,6 +374,10 @@ impl<'a> Slot<'a> {
 
     fn handles(&self) -> Handles {
         Handles::from_words(self.words[2].load(Ordering::Acquire), self.words[3].load(Ordering::Acquire))
+    }
+
+    fn is_known(&self) -> bool {
+        self.references().load(Ordering::Acquire) > 0 || self.is_open()
     }
 
     fn is_open(&self) -> bool {

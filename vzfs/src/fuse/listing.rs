@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use fuser::{INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
@@ -47,17 +48,12 @@ impl Dispatch {
         for (name, child, cookie) in entries {
             let is_dot = name == b"." || name == b"..";
             // An entry that has just gone is still a name: node id 0 says that it was not looked up.
-            let attr = self.volume.attr(child).ok();
-            let node = attr.filter(|_| !is_dot).map_or(0, |attr| attr.ino.get());
-            let file = attr.map_or(ABSENT, |attr| file_attr(&attr));
-            let full = reply.add(
-                INodeNo(node),
-                cookie,
-                OsStr::from_bytes(&name),
-                &self.attr_lifetime(child),
-                &file,
-                GENERATION,
-            );
+            let attr = self.volume.attr(child).ok().map(|attr| self.with_lifetime(attr));
+            let node = attr.filter(|_| !is_dot).map_or(0, |(attr, _)| attr.ino.get());
+            let (file, lifetime) =
+                attr.map_or((ABSENT, Duration::ZERO), |(attr, lifetime)| (file_attr(&attr), lifetime));
+            let full =
+                reply.add(INodeNo(node), cookie, OsStr::from_bytes(&name), &lifetime, &file, GENERATION);
             if full {
                 break;
             }

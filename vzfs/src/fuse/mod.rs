@@ -10,7 +10,7 @@
 //! is kept all the same, to know when the kernel has forgotten an orphan.
 //!
 //! # Passthrough
-//! The kernel demands that all opens of one inode at a time use one backing id; [`backing`] keeps it with the number of its users.
+//! The kernel demands that all opens of one inode at a time use one backing id; the ledger keeps it with the number of its users.
 //! Blobs are opened below a read-only mount (`blobs`), so that a writable open of one fails in the kernel.
 
 mod backing;
@@ -27,5 +27,6 @@ mod opening;
 mod overlays;
 mod request;
 mod rights;
+mod writers;
 
 pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};

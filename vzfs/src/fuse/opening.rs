@@ -52,7 +52,8 @@ impl Dispatch {
             warn!(ve = %self.ve, %ino, %error, "the kernel took no backing file");
             Errno::EIO
         })?;
-        if kind == Handle::Writer {
+        if kind == Handle::Writer && !self.ledger.carried_out(unique) {
+            self.writers.add(ino);
             self.notices.forget_attr(ino);
         }
         Ok(Opened { handle: FileHandle(handle), flags, backing })
@@ -160,6 +161,9 @@ impl Dispatch {
         }
         if counted {
             self.volume.release(ino, sharing);
+            if kind == Handle::Writer {
+                self.writers.drop(ino);
+            }
         }
         if !self.ledger.knows(ino) {
             self.forget_inode(ino);

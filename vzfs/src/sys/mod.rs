@@ -65,6 +65,28 @@ pub fn map_file(file: &File) -> io::Result<memmap2::Mmap> {
     unsafe { memmap2::Mmap::map(file) }
 }
 
+/// Whether a file is open for writing anywhere, or mapped so: asked by trying to get a read lease on it, which such a file is refused
+/// (fcntl(2)). `file` must be open for reading only.
+///
+/// # Errors
+/// The filesystem has no leases.
+pub fn is_open_for_writing(file: &File) -> io::Result<bool> {
+    /// `asm-generic/fcntl.h`; the crate libc does not have it.
+    const F_SETSIG: libc::c_int = 10;
+    let fcntl = |command: libc::c_int, argument: libc::c_int| {
+        // SAFETY: the descriptor is open for the time of the call, and these commands take an integer.
+        let result = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // Who opens the file for writing in the moment of the lease waits for its end, and we would be sent SIGIO, which kills; SIGURG is ignored.
+    fcntl(F_SETSIG, libc::SIGURG)?;
+    match fcntl(libc::F_SETLEASE, libc::F_RDLCK) {
+        Ok(()) => fcntl(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes the C allocator map large blocks instead of taking them from its heap.
 ///
 /// Each FUSE session thread owns a zeroed 16 MiB buffer of which it touches a few pages. From fresh mappings that
@@ -74,5 +96,26 @@ pub fn map_large_allocations() {
     // SAFETY: mallopt takes two integers and only changes the allocator's own settings.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD_BYTES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writable_map_counts_as_open_for_writing() {
+        let path = tempfile::NamedTempFile::new_in("/var/tmp").expect("scratch file").into_temp_path();
+        let ask = || is_open_for_writing(&File::open(&path).expect("open")).expect("leases");
+        assert!(!ask());
+        let writer = File::options().read(true).write(true).open(&path).expect("open");
+        assert!(ask());
+        writer.set_len(4096).expect("grow");
+        // SAFETY: nobody else changes the scratch file.
+        let map = unsafe { memmap2::MmapMut::map_mut(&writer) }.expect("map");
+        drop(writer);
+        assert!(ask());
+        drop(map);
+        assert!(!ask());
     }
 }

@@ -174,6 +174,18 @@ impl Volume {
         Ok(())
     }
 
+    /// Whether somebody has a file's private content open for writing, or mapped so, other than through handles that were given back. When it
+    /// cannot be told: yes.
+    pub fn is_written_by_kernel(&self, ino: Ino) -> bool {
+        let _shared = self.names.read();
+        match self.node(ino) {
+            Ok(Node::Private(InodeRecord { content: PrivateContent::Data { id, .. }, .. })) => {
+                self.data.is_open_for_writing(id).unwrap_or(true)
+            }
+            _ => false,
+        }
+    }
+
     /// Opens the content of a file for reading, without a handle: for export and commit.
     pub fn open_for_reading(&self, ino: Ino) -> Result<File> {
         let _shared = self.names.read();

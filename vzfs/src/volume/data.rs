@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, Timespec, Timestamps};
 
 use super::VolumeError;
+use crate::sys;
 use crate::types::{Timestamp, VeId, Watermark};
 
 /// The folder of one VE's data files. It is made with the first of them, so that a VE that wrote nothing costs nothing.
@@ -61,6 +62,12 @@ impl DataFolder {
 
     pub(super) fn open(&self, id: u64) -> Result<File, VolumeError> {
         OpenOptions::new().read(true).write(true).open(self.file(id)).map_err(self.failed("open", id))
+    }
+
+    /// Whether any process, or a memory map of any, may write to the file; the caller must not have it open itself.
+    pub(super) fn is_open_for_writing(&self, id: u64) -> Result<bool, VolumeError> {
+        let asked = File::open(self.file(id)).and_then(|file| sys::is_open_for_writing(&file));
+        asked.map_err(self.failed("ask for writers of", id))
     }
 
     pub(super) fn stat(&self, id: u64) -> Result<HostStat, VolumeError> {
