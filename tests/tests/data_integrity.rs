@@ -11,8 +11,12 @@ use vzfs_tests::measure::report;
 use vzfs_tests::suites::{long, program};
 use vzfs_tests::{Host, Setup, sample};
 
-/// Every operation that fsx 0.3.2 has. (It has no direct I/O, and of fallocate's modes the plain one and holes.)
+/// Every operation that fsx 0.3.2 has. (It has no direct I/O, and of fallocate's modes the plain one and holes.) At least a byte at a time: fsx takes the
+/// `EINVAL` that Linux gives for an allocation of none for a missing feature.
 const ALL: &str = "
+[opsize]
+min = 1
+
 [weights]
 close_open = 1
 read = 10
