@@ -33,6 +33,7 @@ struct FuzzSet {
     uid: Option<u32>,
     gid: Option<u32>,
     size: Option<Number>,
+    through_handle: bool,
     atime: Option<(i64, u32)>,
     mtime: Option<Option<(i64, u32)>>,
 }
@@ -188,7 +189,8 @@ impl Run {
             }
             Op::Attr { ino } => {
                 let ino = self.ino(ino)?;
-                let _ = (volume.attr(ino), volume.read_link(ino), volume.parent(ino));
+                let _ =
+                    (volume.attr(ino), volume.attr_of_handle(ino), volume.read_link(ino), volume.parent(ino));
             }
             Op::SetAttr { ino, set, uid } => {
                 let time = |(secs, nanos): (i64, u32)| SetTime::At(Timestamp::new(secs, nanos));
@@ -197,6 +199,7 @@ impl Run {
                     uid: set.uid,
                     gid: set.gid,
                     size: set.size.as_ref().map(Number::get),
+                    through_handle: set.through_handle,
                     atime: set.atime.map(time),
                     mtime: set.mtime.map(|mtime| mtime.map_or(SetTime::Now, time)),
                 };
@@ -215,8 +218,12 @@ impl Run {
             Op::Unlink { dir, name: n } => drop(volume.unlink(self.ino(dir)?, name(n)?.as_ref())),
             Op::Rmdir { dir, name: n } => drop(volume.rmdir(self.ino(dir)?, name(n)?.as_ref())),
             Op::Rename { from, name: n, to, new, mode } => {
-                let modes =
-                    [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange, RenameMode::Whiteout];
+                let modes = [
+                    RenameMode::Replace,
+                    RenameMode::NoReplace,
+                    RenameMode::Exchange,
+                    RenameMode::Whiteout(Caller::ROOT),
+                ];
                 let (from, to) = (self.ino(from)?, self.ino(to)?);
                 let _ = volume.rename(
                     from,

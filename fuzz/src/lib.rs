@@ -13,7 +13,7 @@ use vzfs::blobs::{Batch, BlobStore};
 use vzfs::meta::Meta;
 use vzfs::store::{BoxError, Mounted, Mounter};
 use vzfs::tree::{Content, ContentRef, Meta as TreeMeta, Target, Tree, TreeBuilder, WalkEntry};
-use vzfs::types::{FileKind, Ino, NameRef, VeId, VeName};
+use vzfs::types::{FileKind, IdShift, Ino, NameRef, VeId, VeName};
 use vzfs::volume::{Volume, VolumeError};
 
 /// The folder for files of this process, empty. `scripts/fuzz` names one in memory and removes it afterwards.
@@ -62,7 +62,10 @@ impl World {
     /// The VE's volume on the base.
     pub fn open(&self, ve: VeId) -> Result<Volume, VolumeError> {
         let (base, meta, blobs) = (Arc::clone(&self.base), Arc::clone(&self.meta), Arc::clone(&self.blobs));
-        Volume::open(ve, base, meta, blobs, &self.dir.join("data"))
+        let volume = Volume::open(ve, base, meta, blobs, &self.dir.join("data"))?;
+        // As for a mount of which the kernel knows nothing any more.
+        volume.free_orphans(|_| false)?;
+        Ok(volume)
     }
 
     /// Removes the VE's files. Its records stay: removing them range by range would slow the database down more than they do.
@@ -75,7 +78,13 @@ impl World {
 pub struct NoMounts;
 
 impl Mounter for NoMounts {
-    fn mount(&self, _: Arc<Volume>, _: &VeName, _: &Path) -> Result<Box<dyn Mounted>, BoxError> {
+    fn mount(
+        &self,
+        _: Arc<Volume>,
+        _: &VeName,
+        _: &Path,
+        _: Option<IdShift>,
+    ) -> Result<Box<dyn Mounted>, BoxError> {
         Err(std::io::Error::from(std::io::ErrorKind::PermissionDenied).into())
     }
 }

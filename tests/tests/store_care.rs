@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use vzfs_tests::host::host_sh;
+use vzfs_tests::measure::{ms, report};
 use vzfs_tests::{Host, Setup, sample};
 
 fn text(path: &Path) -> &str {
@@ -35,7 +36,9 @@ fn host_with(daemon_args: &[&str]) -> Host {
 }
 
 fn number(value: &Value, field: &str) -> u64 {
-    value[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {value}"))
+    let number = value[field].as_u64();
+    assert!(number.is_some(), "no number {field} in {value}");
+    number.unwrap_or_default()
 }
 
 /// Where the content of a template's file is.
@@ -209,7 +212,7 @@ fn space_is_what_a_slow_count_says() {
     host.json(["store", "df"]);
     let started = std::time::Instant::now();
     host.json(["store", "df"]);
-    println!("measured: store df of 300 VEs: {:.1} ms", started.elapsed().as_secs_f64() * 1000.0);
+    report("store df of 300 VEs, the command included", ms(started.elapsed()));
 }
 
 #[test]

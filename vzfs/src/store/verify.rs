@@ -186,10 +186,11 @@ impl Store {
         running.set(0, total_bytes);
         for (digest, size) in blobs {
             self.check_go_on(pace)?;
-            let mut read = |bytes| match self.check_go_on(pace) {
-                Ok(()) => pacer.read(bytes),
-                // The blob is read to its end without waiting, and then the check ends.
-                Err(_) => {}
+            let mut read = |bytes| {
+                // Otherwise the blob is read to its end without waiting, and then the check ends.
+                if self.check_go_on(pace).is_ok() {
+                    pacer.read(bytes);
+                }
             };
             match self.blobs.verify_reading(&digest, &mut read) {
                 Ok(bytes) => {
