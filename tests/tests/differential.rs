@@ -8,6 +8,8 @@
 //!
 //! A failure prints a case; `VZFS_DIFFERENTIAL_REPLAY=FILE` runs the one in that file, and those in `tests/regressions` are always run.
 
+#![allow(clippy::panic)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

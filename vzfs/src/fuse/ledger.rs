@@ -209,7 +209,8 @@ impl Ledger {
     }
 
     /// The open files of an inode.
-    pub(super) fn handles(&self, ino: Ino) -> Handles {
+    #[cfg(test)]
+    fn handles(&self, ino: Ino) -> Handles {
         let state = self.state.lock();
         find(state.table.words(), ino).map(|slot| slot.handles()).unwrap_or_default()
     }

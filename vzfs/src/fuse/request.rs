@@ -25,13 +25,6 @@ pub(super) fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid() }
 }
 
-/// The supplementary groups of a thread; none if it cannot be asked. It waits for our answer, so it does not change them meanwhile.
-pub(super) fn groups(thread: u32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    groups.split_whitespace().filter_map(|group| group.parse().ok()).collect()
-}
-
 /// Permission bits of a mode, which are the low twelve.
 pub(super) fn perm(mode: u32) -> u16 {
     (mode & 0o7777) as u16

@@ -4,6 +4,8 @@
 //! search (Wing and Gong's, with a memory of what was tried) then looks for an order in which the naive model gives the same results and in
 //! the end the same tree, and in which no call comes before one that had returned when it began.
 
+#![allow(clippy::panic)]
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
@@ -560,7 +562,6 @@ fn programs() -> impl Strategy<Value = Vec<Vec<Act>>> {
 }
 
 #[test]
-#[ignore = "not yet seen to pass: run it with --ignored after a change of locking, and look at what it finds"]
 fn every_history_is_some_order_of_its_operations() {
     let store = Store::new();
     let cases = std::env::var("VZFS_LINEAR_CASES").map_or(CASES, |text| text.parse().expect("a number"));
