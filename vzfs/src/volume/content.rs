@@ -120,8 +120,8 @@ enum Installed {
     Relabelled,
     /// It is not used: the inode does not have the blob any more.
     No,
-    /// It is not used: the names must go to a new inode, for which it has not all of the content.
-    TooShort,
+    /// It is not used: the names must go to a new inode, which must have the content as it is.
+    Resized,
 }
 
 /// The modes of fallocate(2) as bits, as the kernel passes them.
@@ -135,7 +135,7 @@ impl Volume {
     pub fn open_file(&self, ino: Ino, write: bool, sharing: Sharing) -> Result<OpenFile> {
         loop {
             if write {
-                self.copy_up(ino, u64::MAX)?;
+                self.copy_up(ino, None)?;
             }
             let _shared = self.names.read();
             let node = self.node(ino)?;
@@ -204,33 +204,34 @@ impl Volume {
         }
     }
 
-    /// Gives a file a data file of its own with the first `limit` bytes of its blob. Does nothing to a file that has one.
-    fn copy_up(&self, ino: Ino, mut limit: u64) -> Result<()> {
+    /// Gives a file a data file of its own with the content of its blob, cut or extended to `resize` in the same step. Does nothing to a file
+    /// that has one. Tells whether it resized it.
+    fn copy_up(&self, ino: Ino, mut resize: Option<u64>) -> Result<bool> {
         // The remainder is below 16, so the conversion cannot lose anything.
         let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
         loop {
             let (digest, size, attr) = {
                 let _shared = self.names.read();
                 let node = self.node(ino)?;
-                let Some((digest, size)) = blob_of(&node) else { return Ok(()) };
+                let Some((digest, size)) = blob_of(&node) else { return Ok(false) };
                 (digest, size, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
             let copy = self.data.create(id)?;
             let copied = self.blobs.open_blob(&digest).map_err(VolumeError::from).and_then(|blob| {
-                copy_content(&blob, &copy, size, limit)?;
+                copy_content(&blob, &copy, size, resize.unwrap_or(size))?;
                 set_times(&copy, Some(attr.atime), Some(attr.mtime))?;
-                self.install(ino, digest, id, copy, limit < size)
+                self.install(ino, digest, id, copy, resize.is_some())
             });
             match copied {
-                Ok(Installed::Here) => return Ok(()),
+                Ok(Installed::Here) => return Ok(resize.is_some()),
                 Ok(Installed::Relabelled) => return Err(VolumeError::Stale),
                 // The inode's content changed while it was copied: once more.
                 Ok(Installed::No) => self.data.remove(id)?,
-                // The caller will be told to look the name up again; until it does, nothing of the content may be missing.
-                Ok(Installed::TooShort) => {
+                // The caller will be told to look the name up again; until it does, the content must be the old one.
+                Ok(Installed::Resized) => {
                     self.data.remove(id)?;
-                    limit = u64::MAX;
+                    resize = None;
                 }
                 Err(error) => {
                     self.data.remove(id)?;
@@ -244,7 +245,7 @@ impl Volume {
     ///
     /// # Errors
     /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode.
-    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File, shortened: bool) -> Result<Installed> {
+    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File, resized: bool) -> Result<Installed> {
         let _exclusive = self.names.write();
         let node = self.node(ino)?;
         if blob_of(&node).map(|(now, _)| now) != Some(digest) {
@@ -257,8 +258,8 @@ impl Volume {
             if node.nlink() == 0 {
                 return Err(VolumeError::Stale);
             }
-            if shortened {
-                return Ok(Installed::TooShort);
+            if resized {
+                return Ok(Installed::Resized);
             }
             self.relabel(ino, content)?;
             return Ok(Installed::Relabelled);
@@ -314,7 +315,7 @@ impl Volume {
         io: impl FnOnce(&File) -> std::io::Result<T>,
         what: &'static str,
     ) -> Result<T> {
-        self.copy_up(ino, u64::MAX)?;
+        self.copy_up(ino, None)?;
         let file = self.current_file(ino)?;
         io(&file).map_err(VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve)))
     }
@@ -348,8 +349,9 @@ impl Volume {
         if attr.size == size && !through_handle {
             return self.kill_privileges(ino, rights);
         }
-        self.copy_up(ino, size)?;
-        self.with_data(ino, |file| file.set_len(size), "truncate")?;
+        if !self.copy_up(ino, Some(size))? {
+            self.with_data(ino, |file| file.set_len(size), "truncate")?;
+        }
         self.kill_privileges(ino, rights)?;
         self.after_write(ino)
     }

@@ -156,22 +156,18 @@ pub(super) fn set_times(
         .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))
 }
 
-/// Copies the first `limit` bytes of a blob: by sharing extents where the host can, else hole by hole within the kernel.
-pub(super) fn copy_content(from: &File, to: &File, size: u64, limit: u64) -> Result<(), VolumeError> {
+/// Copies a blob, cut or extended to a new size: by sharing extents where the host can, else hole by hole within the kernel.
+pub(super) fn copy_content(from: &File, to: &File, size: u64, new_size: u64) -> Result<(), VolumeError> {
     let failed =
         |errno: rustix::io::Errno| VolumeError::io("copy a blob to a private data file")(errno.into());
-    let wanted = size.min(limit);
-    if wanted == 0 {
+    let wanted = size.min(new_size);
+    let cloned = wanted > 0 && rustix::fs::ioctl_ficlone(to, from).is_ok();
+    if !cloned || new_size != size {
+        to.set_len(new_size).map_err(|error| failed(errno_of(&error)))?;
+    }
+    if cloned {
         return Ok(());
     }
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
-        return if wanted < size {
-            to.set_len(wanted).map_err(|error| failed(errno_of(&error)))
-        } else {
-            Ok(())
-        };
-    }
-    to.set_len(wanted).map_err(|error| failed(errno_of(&error)))?;
     let mut position = 0;
     while position < wanted {
         let start = match rustix::fs::seek(from, SeekFrom::Data(position)) {
