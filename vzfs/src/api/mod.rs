@@ -49,6 +49,7 @@ mod event;
 mod store;
 mod template;
 mod text;
+mod update;
 mod ve;
 
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
@@ -64,6 +65,7 @@ pub use template::{
     VerifyReport,
 };
 pub use text::{path_bytes, path_text, rfc3339};
+pub use update::{MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess};
 pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
 
 /// Where the daemon listens unless told otherwise.

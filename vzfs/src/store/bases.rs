@@ -1,8 +1,9 @@
 //! Bases: the layers of a stack merged into one tree, once for each distinct list of layers.
 
-use super::records::{BaseRecord, StackItem};
+use super::records::BaseRecord;
 use super::stack::build_base;
 use super::{Store, StoreError};
+use crate::api::StackItem;
 use crate::meta::Table;
 use crate::types::Digest;
 

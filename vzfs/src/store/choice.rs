@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::records::{StackItem, TemplateRecord};
+use super::records::TemplateRecord;
 use super::{Catalog, StoreError};
-use crate::api::{OsIdentity, TemplateKind};
+use crate::api::{OsIdentity, StackItem, TemplateKind};
 use crate::types::{TemplateRef, TemplateSpec};
 
 impl Catalog {

@@ -32,6 +32,7 @@ mod globs;
 mod layout;
 mod mounts;
 mod packages;
+mod rebase;
 mod records;
 mod slot;
 mod space;
@@ -53,15 +54,16 @@ pub use error::{BoxError, StoreError};
 pub use events::Events;
 pub use layout::FORMAT;
 pub use mounts::{Mounted, Mounter, UnmountError};
+pub use rebase::Rebase;
 pub use verify::Pace;
 
-use crate::api::{StoreInfo, VerifyProgress};
+use crate::api::{StackItem, StoreInfo, VerifyProgress};
 use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
 use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName};
 use layout::Layout;
-use records::{StackItem, TemplateRecord, VeRecord};
+use records::{TemplateRecord, VeRecord};
 use slot::Slot;
 
 /// An open store. Shared by all requests; every method may be called from any thread, and those that touch the disk block.

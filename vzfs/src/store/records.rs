@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{OsIdentity, Package, Template, TemplateKind, TemplateStats};
+use crate::api::{OsIdentity, Package, StackItem, Template, TemplateKind, TemplateStats};
 use crate::types::{Digest, IdShift, TemplateSpec, Timestamp, VeId, VeName};
 
 /// A template, under the key `NAME@VERSION`.
@@ -55,13 +55,6 @@ impl TemplateRecord {
             layer: self.layer,
         })
     }
-}
-
-/// One template of a VE's stack. The digest is kept beside the name, because it is what the base was made of.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct StackItem {
-    pub spec: TemplateSpec,
-    pub layer: Digest,
 }
 
 /// A VE, under its number in hexadecimal: a rename is then one write.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use super::events::{Events, Step};
 use super::globs::Globs;
 use super::packages::{Database, new_packages};
-use super::records::{StackItem, TemplateRecord};
+use super::records::TemplateRecord;
 use super::{Store, StoreError, convert, difference};
 use crate::api::{
-    Change, CommitVe, DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind,
-    VerifyReport, path_text,
+    Change, CommitVe, DamagedBlob, ImportRequest, OsIdentity, Package, Removed, StackItem, Template,
+    TemplateKind, VerifyReport, path_text,
 };
 use crate::archive::{self, Limits, Source, TemplateSource};
 use crate::blobs::Batch;

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::export::VeSource;
-use super::records::{StackItem, VeRecord};
+use super::records::VeRecord;
 use super::slot::{Live, Slot};
 use super::{NEXT_VE, Store, StoreError, convert};
-use crate::api::{CreateVe, Removed, Ve, VolumeChange};
+use crate::api::{CreateVe, Removed, StackItem, Ve, VolumeChange};
 use crate::archive;
 use crate::meta::Table;
 use crate::types::{IdShift, Timestamp, TypeError, VeId, VeName};
