@@ -16,8 +16,11 @@ mod once;
 mod private;
 mod record;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch,
     WriteOptions,
@@ -27,7 +30,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use once::{Outcomes, RequestId, on_behalf_of};
-pub use private::{Changes, PrivateEntries, PrivateEntry};
+pub use private::{Changes, PrivateEntries, PrivateEntry, Watch, Written};
 pub use record::{EntryRecord, InodeRecord, PrivateContent};
 
 use crate::types::{VeId, Watermark};
@@ -102,6 +105,10 @@ pub struct Meta {
     db: DB,
     /// How much of the log is durable.
     log: Watermark,
+    /// What was written to VEs that are watched.
+    watched: Mutex<HashMap<VeId, Written>>,
+    /// How many those are: who writes looks here first.
+    watches: AtomicUsize,
 }
 
 impl Meta {
@@ -136,7 +143,7 @@ impl Meta {
                 MetaError::Database(error)
             }
         })?;
-        Ok(Meta { db, log: Watermark::default() })
+        Ok(Meta { db, log: Watermark::default(), watched: Mutex::default(), watches: AtomicUsize::new(0) })
     }
 
     fn table(&self, name: &str) -> &rocksdb::ColumnFamily {
@@ -145,11 +152,22 @@ impl Meta {
 
     /// Writes a catalog record; it is durable on return, as is everything written before it.
     pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), MetaError> {
+        let mut batch = WriteBatch::default();
+        self.put_catalog(&mut batch, table, key, value)?;
+        Ok(self.db.write_opt(batch, &synced())?)
+    }
+
+    fn put_catalog<T: Serialize>(
+        &self,
+        batch: &mut WriteBatch,
+        table: Table,
+        key: &str,
+        value: &T,
+    ) -> Result<(), MetaError> {
         let key = format!("{}{key}", table.prefix());
         let value = serde_json::to_vec(value).map_err(|error| damaged(CATALOG, key.as_bytes(), &error))?;
-        let mut batch = WriteBatch::default();
         batch.put_cf(self.table(CATALOG), key, value);
-        Ok(self.db.write_opt(batch, &synced())?)
+        Ok(())
     }
 
     /// Reads a catalog record.

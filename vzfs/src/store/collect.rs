@@ -4,7 +4,8 @@
 //! # What is needed
 //! The roots are the catalog's records, read from the database and not from memory, so that a VE whose removal waits for the last program
 //! that uses it counts too.
-//! - A template's record needs its layer; a VE's record needs its base and the layers of its stack.
+//! - A template's record needs its layer; a VE's record needs its base, those that it had since it was mounted, and the
+//!   layers of its stack.
 //! - A needed tree needs the blobs that it names.
 //! - A VE's private records need the blobs that they name. Those are its base's as a rule, but nothing here depends on that.
 //! - A private record needs its data file; a VE's folder of data files is needed as long as there is a record of the VE.
@@ -167,6 +168,7 @@ impl Store {
         }
         for (_, record) in self.meta.list::<VeRecord>(Table::Ve)? {
             needed.trees.insert(record.base);
+            needed.trees.extend(&record.retired);
             needed.trees.extend(record.stack.iter().map(|item| item.layer));
             needed.ves.insert(record.id);
         }

@@ -244,7 +244,9 @@ impl Store {
             return Ok(volume);
         }
         let base = self.trees.open(&record.base)?;
-        let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
+        let retired = record.retired.iter().map(|base| self.trees.open(base)).collect::<Result<_, _>>()?;
+        let volume =
+            Volume::open(slot.id, base, retired, self.meta.clone(), self.blobs.clone(), &self.layout.data());
         let volume = volume
             .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
         let volume = Arc::new(volume);

@@ -65,6 +65,9 @@ pub(super) struct VeRecord {
     /// The OS first.
     pub stack: Vec<StackItem>,
     pub base: Digest,
+    /// The bases that it had since it was mounted: programs may still use files of theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Digest>,
     pub created: Timestamp,
     /// Where the VE is wanted mounted; `None` when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

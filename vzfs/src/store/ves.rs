@@ -94,6 +94,7 @@ impl Store {
                 id: VeId(id),
                 stack: stack.to_vec(),
                 base,
+                retired: Vec::new(),
                 created: Timestamp::now(),
                 mountpoint: None,
                 last_mountpoint: None,

@@ -214,6 +214,7 @@ impl Volume {
                 let _shared = self.names.read();
                 let node = self.node(ino)?;
                 let Some((digest, size)) = blob_of(&node) else { return Ok(false) };
+                self.unsettled.check_node(&node)?;
                 (digest, size, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
@@ -294,7 +295,7 @@ impl Volume {
     /// All names of an inode: the base's if it was never touched, else those among the private entries.
     fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, crate::types::Name)>> {
         if self.meta.inode(self.ve, ino)?.is_none() {
-            let view = self.base.node(ino).ok_or(VolumeError::NotFound)?;
+            let view = self.base().node(ino).ok_or(VolumeError::NotFound)?;
             return Ok(view.names().map(|(dir, name)| (dir, name.to_name())).collect());
         }
         // A scan of the VE's private entries: only for a file that is pinned, has its blob open, and is now opened for writing.
@@ -463,7 +464,7 @@ impl Volume {
 /// Digest and size of the blob that an inode shows.
 fn blob_of(node: &Node<'_>) -> Option<(Digest, u64)> {
     match node {
-        Node::Base(view) => match view.content() {
+        Node::Base(view) | Node::Retired(view) => match view.content() {
             ContentRef::Blob { digest, size, .. } => Some((digest, size)),
             _ => None,
         },

@@ -11,7 +11,7 @@
 //!
 //! # Invariants
 //! M1 to M3 of `meta`, and:
-//! - V1: a whiteout stands only where the base has the name.
+//! - V1: a whiteout stands only where the base has the name, or one before it had: what a VE removed stays removed when a base brings it back.
 //! - V2: an inode that is open in passthrough mode keeps its backing file: while a blob is open so, its inode is never copied up, but
 //!   relabelled.
 //! - V3: numbers from the counter are used once, for an inode or for a data file.
@@ -26,6 +26,7 @@
 //! host file, never loses one.
 
 mod attrs;
+mod bases;
 mod changes;
 mod check;
 mod clock;
@@ -34,6 +35,7 @@ mod data;
 mod error;
 mod names;
 mod readdir;
+mod rebase;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -50,11 +52,14 @@ pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;
+pub use rebase::{Hidden, Rebased};
 pub use usage::Usage;
 
+use self::bases::Bases;
 use self::clock::Clock;
 use self::content::Opens;
 use self::data::DataFolder;
+use self::rebase::Unsettled;
 use crate::blobs::BlobStore;
 use crate::meta::{EntryRecord, InodeRecord, Meta, Outcomes, PrivateContent};
 use crate::tree::{ContentRef, NodeView, Target, Tree};
@@ -126,7 +131,7 @@ impl Rights for bool {
 /// The filesystem of one VE. At most one exists for a VE at any time (`store` sees to it).
 pub struct Volume {
     ve: VeId,
-    base: Arc<Tree>,
+    bases: Bases,
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
     data: DataFolder,
@@ -137,6 +142,8 @@ pub struct Volume {
     opens: Mutex<Opens>,
     /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
     relabelled: Mutex<Vec<(Ino, Name)>>,
+    /// What the kernel may not know yet of the last rebase. Taken after `names`.
+    unsettled: Unsettled,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
     first_number: u64,
     /// Taken last.
@@ -149,15 +156,19 @@ pub struct Volume {
 enum Node<'a> {
     Private(InodeRecord),
     Base(NodeView<'a>),
+    /// It has no name any more: an earlier base had it.
+    Retired(NodeView<'a>),
 }
 
 impl Volume {
     /// Opens a VE's filesystem.
     ///
-    /// `data` is the store's folder of private data; the VE's own is made below it when needed.
+    /// `retired` are the bases that it had since it was mounted, if it still is. `data` is the store's folder of private data; the VE's own is
+    /// made below it when needed.
     pub fn open(
         ve: VeId,
         base: Arc<Tree>,
+        retired: Vec<Arc<Tree>>,
         meta: Arc<Meta>,
         blobs: Arc<BlobStore>,
         data: &Path,
@@ -165,7 +176,7 @@ impl Volume {
         let first_number = meta.next_number(ve)?;
         Ok(Volume {
             ve,
-            base,
+            bases: Bases::new(base, retired),
             meta,
             first_number,
             blobs,
@@ -174,6 +185,7 @@ impl Volume {
             opens: Mutex::default(),
             clock: Clock::new(),
             relabelled: Mutex::new(Vec::new()),
+            unsettled: Unsettled::default(),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
         })
@@ -209,7 +221,7 @@ impl Volume {
 
     /// The base.
     pub fn base(&self) -> &Arc<Tree> {
-        &self.base
+        self.bases.current()
     }
 
     /// What `stat` tells of an inode, also of one without names that was not forgotten yet.
@@ -234,7 +246,7 @@ impl Volume {
         if ino == Ino::ROOT || self.meta.inode(self.ve, ino)?.is_some() {
             return Ok(true);
         }
-        let Some(view) = self.base.node(ino) else { return Ok(false) };
+        let Some(view) = self.base().node(ino) else { return Ok(false) };
         for (dir, name) in view.names() {
             if self.meta.entry(self.ve, dir, name)?.is_none() && self.exists(dir)? {
                 return Ok(true);
@@ -263,7 +275,7 @@ impl Volume {
             Node::Private(record) => {
                 record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })
             }
-            Node::Base(view) => Ok(view.parent()),
+            Node::Base(view) | Node::Retired(view) => Ok(view.parent()),
         }
     }
 
@@ -272,7 +284,7 @@ impl Volume {
         let _shared = self.names.read();
         match self.node(ino)? {
             Node::Private(InodeRecord { content: PrivateContent::Symlink(target), .. }) => Ok(target),
-            Node::Base(view) => match view.content() {
+            Node::Base(view) | Node::Retired(view) => match view.content() {
                 ContentRef::Symlink(target) => Ok(target.to_vec()),
                 _ => Err(VolumeError::Invalid("not a symbolic link")),
             },
@@ -298,7 +310,10 @@ impl Volume {
     fn node(&self, ino: Ino) -> Result<Node<'_>> {
         match self.meta.inode(self.ve, ino)? {
             Some(record) => Ok(Node::Private(record)),
-            None => self.base.node(ino).map(Node::Base).ok_or(VolumeError::NotFound),
+            None => match self.base().node(ino) {
+                Some(view) => Ok(Node::Base(view)),
+                None => self.bases.retired(ino).map(Node::Retired).ok_or(VolumeError::NotFound),
+            },
         }
     }
 
@@ -317,7 +332,7 @@ impl Volume {
     }
 
     fn base_entry(&self, dir: Ino, name: NameRef<'_>) -> Option<(Ino, FileKind)> {
-        match self.base.lookup(dir, name)?.target {
+        match self.base().lookup(dir, name)?.target {
             Target::Node(ino, kind) => Some((ino, kind)),
             Target::Whiteout => None,
         }
@@ -326,6 +341,7 @@ impl Volume {
     fn attr_of(&self, ino: Ino, node: &Node<'_>) -> Result<Attr> {
         match node {
             Node::Base(view) => Ok(view.attr()),
+            Node::Retired(view) => Ok(Attr { nlink: 0, ..view.attr() }),
             Node::Private(record) => self.record_attr(ino, record),
         }
     }
@@ -381,11 +397,11 @@ impl Volume {
 
     /// The record that pinning an inode gives it; nothing is written yet.
     fn record_of(&self, node: Node<'_>) -> InodeRecord {
-        let view = match node {
+        let (view, attr) = match node {
             Node::Private(record) => return record,
-            Node::Base(view) => view,
+            Node::Base(view) => (view, view.attr()),
+            Node::Retired(view) => (view, Attr { nlink: 0, ..view.attr() }),
         };
-        let attr = view.attr();
         InodeRecord {
             kind: attr.kind,
             perm: attr.perm,
@@ -448,7 +464,7 @@ impl Node<'_> {
     fn kind(&self) -> FileKind {
         match self {
             Node::Private(record) => record.kind,
-            Node::Base(view) => view.attr().kind,
+            Node::Base(view) | Node::Retired(view) => view.kind(),
         }
     }
 
@@ -456,6 +472,7 @@ impl Node<'_> {
         match self {
             Node::Private(record) => record.nlink,
             Node::Base(view) => view.attr().nlink,
+            Node::Retired(_) => 0,
         }
     }
 }

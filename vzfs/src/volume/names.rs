@@ -89,6 +89,8 @@ impl Volume {
         let mut batch = self.meta.changes(self.ve);
         let mut parent = self.live_dir(dir, &mut batch)?;
         if self.find(dir, name)?.is_some() {
+            // If the program has not asked for a new file, it opens this one when the kernel has looked again.
+            self.unsettled.check_name(dir, name)?;
             return Err(VolumeError::Exists);
         }
         let record = new_record(&parent, dir, new, caller, content, self.clock.now());
@@ -111,6 +113,7 @@ impl Volume {
         if node.kind() == FileKind::Dir {
             return Err(VolumeError::NotPermitted("a directory has one name"));
         }
+        self.unsettled.check_node(&node)?;
         if node.nlink() == 0 {
             return Err(VolumeError::NotFound);
         }
@@ -182,6 +185,9 @@ impl Volume {
     ) -> Result<()> {
         let _exclusive = self.names.write();
         let mut batch = self.meta.changes(self.ve);
+        // The kernel would go on with the inodes that it believes to have these names.
+        self.unsettled.check_name(dir, name)?;
+        self.unsettled.check_name(new_dir, new_name)?;
         let mut parents = Parents::load(self, dir, new_dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         let target = self.find(new_dir, new_name)?;

@@ -12,6 +12,7 @@ use crate::types::Digest;
 mod attributes;
 mod linear;
 mod model;
+mod rebase;
 
 /// One database and blob store for many volumes.
 struct Store {
@@ -38,7 +39,7 @@ impl Store {
 
     fn open(&self, ve: VeId, base: &Arc<Tree>) -> Volume {
         let (meta, blobs) = (Arc::clone(&self.meta), Arc::clone(&self.blobs));
-        Volume::open(ve, Arc::clone(base), meta, blobs, &self.data()).expect("open")
+        Volume::open(ve, Arc::clone(base), Vec::new(), meta, blobs, &self.data()).expect("open")
     }
 
     fn data_files(&self, ve: VeId) -> usize {

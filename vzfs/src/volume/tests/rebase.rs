@@ -1,0 +1,165 @@
+//! Moving volumes between bases: named promises, and random ones.
+
+use std::collections::{BTreeMap, HashMap};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::model::{Model, Op, any_op, ops_for_base, Pair};
+use super::*;
+use crate::tree::Delta;
+
+/// What a path shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    ino: Ino,
+    kind: FileKind,
+    perm: u16,
+    uid: u32,
+    nlink: u32,
+    bytes: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+type View = BTreeMap<Vec<u8>, Seen>;
+
+fn view(volume: &Volume) -> View {
+    let mut seen = View::new();
+    let source = volume.export_source();
+    let walked = source.for_each::<VolumeError>(&mut |path, ino, attr| {
+        let bytes = match attr.kind {
+            FileKind::File => content(volume, ino),
+            FileKind::Symlink => volume.read_link(ino)?,
+            _ => Vec::new(),
+        };
+        let Attr { kind, perm, uid, nlink, .. } = *attr;
+        let found = Seen { ino, kind, perm, uid, nlink, bytes, xattrs: xattrs(volume, ino) };
+        seen.insert(path.to_vec(), found);
+        Ok(())
+    });
+    walked.expect("walk");
+    seen
+}
+
+fn above(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(b"", |at| &path[..at])
+}
+
+fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ends.chain([path.len()]).map(|end| &path[..end])
+}
+
+struct Moved<'s> {
+    scene: Scene<'s>,
+    old: Arc<Tree>,
+    new: Arc<Tree>,
+}
+
+impl Moved<'_> {
+    fn rebase(&self, from: &Arc<Tree>, to: &Arc<Tree>) -> Rebased {
+        let delta = Delta::between(from, to).expect("no collision");
+        let preview = self.scene.volume.preview(&delta).expect("preview");
+        let rebased = self.scene.volume.rebase(&delta, |_| Ok(())).expect("rebase");
+        assert_eq!(preview.hidden, rebased.hidden);
+        self.scene.volume.settle();
+        self.sound();
+        rebased
+    }
+
+    fn sound(&self) {
+        assert_eq!(self.scene.volume.check().expect("readable"), Vec::<String>::new());
+    }
+}
+
+fn bases(store: &Store, first: &[Op], second: &[Op]) -> (Model, HashMap<usize, Ino>, Arc<Tree>, Arc<Tree>) {
+    let mut model = Model::new();
+    model.apply(first);
+    let mut next = model.clone();
+    next.apply(second);
+    let (old, inos) = model.base(store);
+    let (new, _) = next.base(store);
+    (model, inos, old, new)
+}
+
+fn run(store: &Store, first: &[Op], second: &[Op], ops: &[Op], reopen: bool) {
+    let (model, inos, old, new) = bases(store, first, second);
+    let mut pair = Pair::new(Scene::new(store, Arc::clone(&old)), model, inos);
+    let at_old = view(pair.volume());
+    let at_new = view(&Scene::new(store, Arc::clone(&new)).volume);
+    for op in ops {
+        pair.step(op);
+    }
+    let before = view(pair.volume());
+    let mut moved = Moved { scene: pair.into_scene(), old, new };
+    let rebased = moved.rebase(&moved.old, &moved.new);
+    let after = view(&moved.scene.volume);
+    if ops.is_empty() {
+        assert_eq!(after, at_new);
+        assert_eq!(rebased.hidden, []);
+    }
+    // What the VE made or wrote is there, where it was.
+    for (path, seen) in &before {
+        let own = moved.scene.volume.meta.inode(moved.scene.ve, seen.ino).expect("read");
+        let written = own.is_some_and(|record| matches!(record.content, PrivateContent::Data { .. }));
+        if written || seen.ino.is_private() {
+            let now = after.get(path).unwrap_or_else(|| panic!("{} is lost", path.escape_ascii()));
+            assert_eq!((&now.bytes, now.ino), (&seen.bytes, seen.ino), "{}", path.escape_ascii());
+        }
+    }
+    // Where the VE changed nothing on the way, the new base shows.
+    let untouched = |path: &[u8]| match (before.get(path), at_old.get(path)) {
+        (None, None) => true,
+        (Some(now), Some(was)) => now.ino == was.ino && now.kind == was.kind,
+        _ => false,
+    };
+    let pristine = |path: &[u8]| before.get(path) == at_old.get(path);
+    for (path, new) in at_new.iter().filter(|(path, _)| prefixes(path).all(|path| untouched(path))) {
+        let now = after.get(path).unwrap_or_else(|| panic!("{} is missing", path.escape_ascii()));
+        if pristine(path) && !rebased.hidden.iter().any(|hidden| path.ends_with(hidden.name.as_bytes())) {
+            assert_eq!((&now.bytes, now.kind), (&new.bytes, new.kind), "{}", path.escape_ascii());
+        }
+    }
+    for path in at_old.keys().filter(|path| !at_new.contains_key(*path)) {
+        if prefixes(path).all(|path| pristine(path)) && at_old[path].kind != FileKind::Dir {
+            assert!(!after.contains_key(path), "{} is still there", path.escape_ascii());
+        }
+    }
+    if reopen {
+        moved.scene.base = Arc::clone(&moved.new);
+        moved.scene.reopen();
+        moved.scene.volume.free_orphans(|_| false).expect("free");
+        moved.sound();
+        assert_eq!(view(&moved.scene.volume), after);
+    }
+    // And back.
+    moved.rebase(&moved.new, &moved.old);
+    let again = view(&moved.scene.volume);
+    let strip = |view: &View| -> BTreeMap<_, _> {
+        view.iter().map(|(path, seen)| (path.clone(), (seen.kind, seen.bytes.clone()))).collect()
+    };
+    assert_eq!(strip(&again), strip(&before));
+    for (path, was) in &before {
+        let now = &again[path];
+        assert_eq!(now.nlink, was.nlink, "{}", path.escape_ascii());
+        // A change that both sides made the same way is one change, and goes back with the base.
+        let agrees = |of: &dyn Fn(&Seen) -> Vec<u8>| at_new.values().any(|new| of(new) == of(was));
+        let perm = |seen: &Seen| seen.perm.to_le_bytes().to_vec();
+        assert!(now.perm == was.perm || agrees(&perm), "{}", path.escape_ascii());
+    }
+    let _ = above(b"");
+}
+
+#[test]
+fn every_move_keeps_what_the_ve_did_and_shows_the_rest() {
+    let store = Store::new();
+    let config =
+        Config { cases: 1024, failure_persistence: None, max_shrink_iters: 4000, ..Config::default() };
+    let cases = (vec(ops_for_base(), 0..25), vec(any_op(), 0..15), vec(any_op(), 0..25), any::<bool>());
+    let outcome = TestRunner::new(config).run(&cases, |(first, second, ops, reopen)| {
+        run(&store, &first, &second, &ops, reopen);
+        Ok(())
+    });
+    outcome.map_err(|error| error.to_string()).expect("no counterexample");
+}
