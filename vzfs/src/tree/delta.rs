@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{NodeView, Target, Tree, TreeEntry, TreeError};
+use super::{ContentRef, NodeView, Target, Tree, TreeEntry, TreeError};
 use crate::types::{FileKind, Ino, Name, NameRef};
 
 /// An inode and its type.
@@ -81,7 +81,7 @@ impl Delta {
             (Some(old), None) => (old.ino(), Some(InodeChange::Gone)),
             (None, Some(new)) => (new.ino(), Some(InodeChange::Came)),
             (Some(old), Some(new)) => {
-                if old.kind() != new.kind() || old.content() != new.content() {
+                if !is_same(old, new) {
                     return Err(TreeError::Collision { ino: old.ino() });
                 }
                 (old.ino(), altered(old, new).then_some(InodeChange::Altered))
@@ -178,6 +178,15 @@ fn target(entry: TreeEntry<'_>) -> Option<Node> {
         Target::Node(ino, kind) => Some((ino, kind)),
         Target::Whiteout => None,
     }
+}
+
+/// Whether two views have what an inode's number stands for in common.
+fn is_same(old: &NodeView<'_>, new: &NodeView<'_>) -> bool {
+    let content = match (old.content(), new.content()) {
+        (ContentRef::Blob { digest: old, .. }, ContentRef::Blob { digest: new, .. }) => old == new,
+        (old, new) => old == new,
+    };
+    old.kind() == new.kind() && content && (!old.kind().is_device() || old.attr().rdev == new.attr().rdev)
 }
 
 /// Whether two views of one inode differ in attributes or names.

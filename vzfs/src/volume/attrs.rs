@@ -125,7 +125,10 @@ impl Volume {
         let _exclusive = self.names.write();
         let mut batch = self.meta.changes(self.ve);
         let node = self.node(ino)?;
-        self.unsettled.check_node(&node)?;
+        // Who has the file open may mean just this one.
+        if !self.opens.lock().has(ino) {
+            self.check_named(&node)?;
+        }
         let mut record = self.pin(ino, node, &mut batch);
         let now = self.clock.now();
         change(self, &mut record, now)?;

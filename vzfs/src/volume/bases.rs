@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::tree::{NodeView, Tree};
-use crate::types::Ino;
+use crate::types::{Digest, Ino};
 
 /// Trees are only ever added, so that a reference to one lives as long as the volume.
 pub(super) struct Bases {
@@ -43,5 +43,10 @@ impl Bases {
             return None;
         }
         self.trees.iter().find_map(|(_, tree)| tree.node(ino))
+    }
+
+    /// The first earlier base that has an inode.
+    pub(super) fn retired_with(&self, ino: Ino) -> Option<Digest> {
+        self.trees.iter().find(|(_, tree)| tree.node(ino).is_some()).map(|(_, tree)| tree.digest())
     }
 }

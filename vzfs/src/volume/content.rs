@@ -112,6 +112,14 @@ impl Opens {
     }
 }
 
+/// What a copy is made from.
+struct Source {
+    digest: Digest,
+    size: u64,
+    /// Whether the inode had a name when the copy was begun.
+    named: bool,
+}
+
 /// What became of a finished copy.
 enum Installed {
     /// It is under the inode.
@@ -148,6 +156,9 @@ impl Volume {
             if write && on_blob {
                 // Somebody put a blob back meanwhile.
                 continue;
+            }
+            if write {
+                self.check_named(&node)?;
             }
             let mut opens = self.opens.lock();
             let file = match opens.held_file(ino) {
@@ -210,19 +221,19 @@ impl Volume {
         // The remainder is below 16, so the conversion cannot lose anything.
         let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
         loop {
-            let (digest, size, attr) = {
+            let (source, attr) = {
                 let _shared = self.names.read();
                 let node = self.node(ino)?;
                 let Some((digest, size)) = blob_of(&node) else { return Ok(false) };
-                self.unsettled.check_node(&node)?;
-                (digest, size, self.attr_of(ino, &node)?)
+                self.check_named(&node)?;
+                (Source { digest, size, named: node.nlink() > 0 }, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
             let copy = self.data.create(id)?;
-            let copied = self.blobs.open_blob(&digest).map_err(VolumeError::from).and_then(|blob| {
-                copy_content(&blob, &copy, size, resize.unwrap_or(size))?;
+            let copied = self.blobs.open_blob(&source.digest).map_err(VolumeError::from).and_then(|blob| {
+                copy_content(&blob, &copy, source.size, resize.unwrap_or(source.size))?;
                 set_times(&copy, Some(attr.atime), Some(attr.mtime))?;
-                self.install(ino, digest, id, copy, resize.is_some())
+                self.install(ino, &source, id, copy, resize.is_some())
             });
             match copied {
                 Ok(Installed::Here) => return Ok(resize.is_some()),
@@ -245,12 +256,16 @@ impl Volume {
     /// Puts a finished copy in place of the blob it was made from.
     ///
     /// # Errors
-    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode.
-    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File, resized: bool) -> Result<Installed> {
+    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode; and for what lost its names
+    /// while it was copied: a rebase may have given them to another inode, and what is written next would be lost.
+    fn install(&self, ino: Ino, source: &Source, id: u64, copy: File, resized: bool) -> Result<Installed> {
         let _exclusive = self.names.write();
         let node = self.node(ino)?;
-        if blob_of(&node).map(|(now, _)| now) != Some(digest) {
+        if blob_of(&node).map(|(now, _)| now) != Some(source.digest) {
             return Ok(Installed::No);
+        }
+        if source.named && node.nlink() == 0 {
+            return Err(VolumeError::Stale);
         }
         let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
         let mut opens = self.opens.lock();
@@ -338,7 +353,14 @@ impl Volume {
         through_handle: bool,
         rights: &impl Rights,
     ) -> Result<()> {
-        let attr = self.attr(ino)?;
+        let attr = {
+            let _shared = self.names.read();
+            let node = self.node(ino)?;
+            if !through_handle {
+                self.check_named(&node)?;
+            }
+            self.attr_of(ino, &node)?
+        };
         match attr.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(VolumeError::IsDir),

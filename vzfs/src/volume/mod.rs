@@ -52,7 +52,7 @@ pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;
-pub use rebase::{Hidden, Rebased};
+pub use rebase::{Action, Edit, Hidden, Rebased};
 pub use usage::Usage;
 
 use self::bases::Bases;
@@ -140,9 +140,9 @@ pub struct Volume {
     names: RwLock<()>,
     /// Taken after `names`.
     opens: Mutex<Opens>,
-    /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
+    /// Names that lead to other inodes than the kernel believes, until somebody who caches names asks. Taken after `names`.
     relabelled: Mutex<Vec<(Ino, Name)>>,
-    /// What the kernel may not know yet of the last rebase. Taken after `names`.
+    /// Whether the kernel may not know yet of the last rebase.
     unsettled: Unsettled,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
     first_number: u64,
@@ -297,9 +297,15 @@ impl Volume {
         Ok(self.meta.sync()?)
     }
 
-    /// The names that relabels have given to other inodes since the last call.
+    /// The names that came to lead to other inodes than the kernel believes since the last call: by relabels, and by renames while it did not
+    /// know yet of a rebase.
     pub fn take_relabelled(&self) -> Vec<(Ino, Name)> {
         std::mem::take(&mut *self.relabelled.lock())
+    }
+
+    /// Whether there are such names.
+    pub fn has_relabelled(&self) -> bool {
+        !self.relabelled.lock().is_empty()
     }
 
     /// Space and inodes of the host filesystem that holds the private data.
@@ -315,6 +321,12 @@ impl Volume {
                 None => self.bases.retired(ino).map(Node::Retired).ok_or(VolumeError::NotFound),
             },
         }
+    }
+
+    /// Refuses to change, for a program that goes by a name, what has just lost its names to a rebase that the kernel may not know of yet: the name
+    /// leads to something else. The caller holds `names`.
+    fn check_named(&self, node: &Node<'_>) -> Result<()> {
+        if node.nlink() == 0 && self.unsettled.is_now() { Err(VolumeError::Stale) } else { Ok(()) }
     }
 
     fn dir_node(&self, ino: Ino) -> Result<Node<'_>> {

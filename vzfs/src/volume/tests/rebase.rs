@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use super::model::{Model, Op, any_op, ops_for_base, Pair};
+use super::model::{Model, Op, Pair, any_op, ops_for_base};
 use super::*;
 use crate::tree::Delta;
 
@@ -61,7 +61,7 @@ impl Moved<'_> {
     fn rebase(&self, from: &Arc<Tree>, to: &Arc<Tree>) -> Rebased {
         let delta = Delta::between(from, to).expect("no collision");
         let preview = self.scene.volume.preview(&delta).expect("preview");
-        let rebased = self.scene.volume.rebase(&delta, |_| Ok(())).expect("rebase");
+        let rebased = self.scene.volume.rebase(&delta, &[], |_| Ok(())).expect("rebase");
         assert_eq!(preview.hidden, rebased.hidden);
         self.scene.volume.settle();
         self.sound();

@@ -1,189 +1,19 @@
-//! Moving a volume from one base to another, while it is in use.
-//!
-//! # What happens
-//! The base is exchanged, and the private layer is made to fit, in one durable batch. Inode numbers are functions of path and content, so
-//! nothing is said here of what both bases have alike: its numbers stay, and with them what the kernel has cached and programs have open. What the
-//! old base alone has becomes an inode without a name (`bases`), as if a package manager had renamed its successor over it.
-//!
-//! # Whose version is shown
-//! A private entry goes on hiding the base's name: what the VE did there stays. It is told as [`Hidden`] where the new base would have shown
-//! something else. Exceptions, in which both sides have their will:
-//! - A file of which the VE changed only attributes gets the new content, and each attribute from the side that changed it (the VE's if both
-//!   did). The same goes for attributes of files and directories that both bases have.
-//! - A directory that the new base does not have any more stays, as the VE's own, if the VE has something in it.
-//! - A name that the VE removed stays removed, also if a later base brings it back.
-//!
-//! # How
-//! 1. What the VE has that the difference of the bases concerns is looked for in its private tables without a lock, while writes to them are noted
-//!    ([`crate::meta::Watch`]). That takes time in proportion to the private layer.
-//! 2. With `names` held exclusively, what was found and what was written meanwhile is judged, by the tables as they are now. That takes time in
-//!    proportion to what the VE changed of what the update changes.
-//! 3. One batch, and the new base is there.
-//!
-//! # While the kernel does not know yet
-//! Names that the kernel has cached lead to the old inodes until it was told to ask again ([`Volume::settle`]). Reading what they lead to is
-//! harmless: it happens before the update. An operation that changes the file under such a name, or moves it, would be lost: it gets
-//! [`VolumeError::Stale`], upon which the kernel looks the name up again and repeats it. A program that does so through a descriptor that it had
-//! open before sees that error; only within this time.
+//! What becomes of each private row.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
-use super::{Node, Result, Volume, VolumeError, touch};
-use crate::meta::{Changes, EntryRecord, InodeRecord, PrivateContent, Written};
-use crate::tree::{ContentRef, Delta, InodeChange, NameChange, NodeView};
-use crate::types::{FileKind, Ino, Name, NameRef, Timestamp};
-
-/// How long after the kernel was told an operation may still have been begun before: it has looked a name up and not sent its request.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// A name of which the volume does not show what its new base has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hidden {
-    /// The directory, by the number that bases have for it.
-    pub dir: Ino,
-    /// The name in it.
-    pub name: Name,
-    /// What the bases have there.
-    pub change: NameChange,
-    /// What the VE has there: an inode, or nothing because it removed the name. `None` when a directory above is not the base's.
-    pub by: Option<EntryRecord>,
-}
-
-/// What became of a volume.
-#[derive(Debug, Default)]
-pub struct Rebased {
-    /// What of the new base the volume does not show.
-    pub hidden: Vec<Hidden>,
-    /// Names that lead to something else than before.
-    pub names: Vec<(Ino, Name)>,
-    /// Inodes with other attributes than before, and directories of which names changed.
-    pub inodes: Vec<Ino>,
-    /// Private inodes that lost their last name.
-    pub orphans: Vec<Ino>,
-    /// How long other operations had to wait.
-    pub pause: Duration,
-}
-
-/// What the kernel may not know yet.
-#[derive(Default)]
-pub(super) struct Unsettled {
-    /// Whether there is anything: looked at by each operation.
-    any: AtomicBool,
-    names: Mutex<(HashSet<(Ino, Name)>, Option<Instant>)>,
-}
-
-impl Unsettled {
-    fn begin(&self, names: impl IntoIterator<Item = (Ino, Name)>) {
-        let mut unsettled = self.names.lock();
-        unsettled.0.extend(names);
-        unsettled.1 = None;
-        self.any.store(true, Ordering::Release);
-    }
-
-    fn is_over(&self) -> bool {
-        if !self.any.load(Ordering::Acquire) {
-            return true;
-        }
-        let mut unsettled = self.names.lock();
-        if unsettled.1.is_some_and(|end| Instant::now() >= end) {
-            unsettled.0.clear();
-            self.any.store(false, Ordering::Release);
-            return true;
-        }
-        false
-    }
-
-    /// Refuses to change what is about to lose its name.
-    pub(super) fn check_node(&self, node: &Node<'_>) -> Result<()> {
-        if matches!(node, Node::Retired(_)) && !self.is_over() { Err(VolumeError::Stale) } else { Ok(()) }
-    }
-
-    /// Refuses to go by a name that may lead the kernel elsewhere.
-    pub(super) fn check_name(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
-        if !self.is_over() && self.names.lock().0.contains(&(dir, name.to_name())) {
-            return Err(VolumeError::Stale);
-        }
-        Ok(())
-    }
-}
-
-impl Volume {
-    /// Moves the volume from the old base of `delta`, which must be the one that it has, to the new one. `record` adds to the batch what else must
-    /// change with it. Durable on return.
-    ///
-    /// Afterwards the kernel must be told of [`Rebased::names`] and [`Rebased::inodes`], and then [`Volume::settle`] called; without a mount only the
-    /// latter.
-    pub fn rebase(
-        &self,
-        delta: &Delta,
-        record: impl FnOnce(&mut Changes<'_>) -> std::result::Result<(), crate::meta::MetaError>,
-    ) -> Result<Rebased> {
-        let watch = {
-            // With `names` held nobody is in the middle of writing something.
-            let _exclusive = self.names.write();
-            self.meta.watch(self.ve)
-        };
-        let found = self.concerned(delta)?;
-        let _exclusive = self.names.write();
-        let began = Instant::now();
-        if self.base().digest() != delta.old.digest() {
-            return Err(VolumeError::Invalid("the volume has another base than the update starts from"));
-        }
-        let mut judged = Judge::new(self, delta).judge(found, watch.take())?;
-        let mut batch = self.meta.changes(self.ve);
-        judged.write(&mut batch);
-        record(&mut batch)?;
-        batch.commit_durably()?;
-        self.bases.switch(&delta.new);
-        judged.rebased.pause = began.elapsed();
-        self.unsettled.begin(judged.rebased.names.iter().cloned());
-        Ok(judged.rebased)
-    }
-
-    /// What [`Volume::rebase`] would do now.
-    pub fn preview(&self, delta: &Delta) -> Result<Rebased> {
-        let found = self.concerned(delta)?;
-        let _shared = self.names.read();
-        Ok(Judge::new(self, delta).judge(found, Written::default())?.rebased)
-    }
-
-    /// The kernel has been told of the last rebase.
-    pub fn settle(&self) {
-        self.unsettled.names.lock().1 = Some(Instant::now() + GRACE);
-    }
-
-    /// The rows of the private tables that a delta concerns.
-    fn concerned(&self, delta: &Delta) -> Result<Written> {
-        let mut found = Written::default();
-        for row in self.meta.all_entries(self.ve) {
-            let row = row?;
-            if concerns_name(delta, row.dir, &row.name) {
-                found.entries.insert((row.dir, row.name));
-            }
-        }
-        let all = self.meta.all_inodes(self.ve)?;
-        found.inodes.extend(all.into_iter().map(|(ino, _)| ino).filter(|ino| concerns_inode(delta, *ino)));
-        Ok(found)
-    }
-}
-
-fn concerns_name(delta: &Delta, dir: Ino, name: &Name) -> bool {
-    delta.name(dir, name).is_some() || delta.inode(dir) == Some(InodeChange::Gone)
-}
-
-fn concerns_inode(delta: &Delta, ino: Ino) -> bool {
-    delta.inode(ino).is_some() || delta.names_in(ino).is_some()
-}
+use super::attributes::{inherit, same_content};
+use super::{Edit, Hidden, Rebased, concerns_inode, concerns_name};
+use crate::meta::{Changes, EntryRecord, InodeRecord, Written};
+use crate::tree::{Delta, InodeChange, NameChange, NodeView, Target};
+use crate::types::{FileKind, Ino, Name, Timestamp};
+use crate::volume::{Node, Result, Volume, VolumeError, touch};
 
 /// Decides what becomes of a volume's private layer. The caller holds `names`.
-struct Judge<'v> {
-    volume: &'v Volume,
+pub(super) struct Judge<'v> {
+    pub(super) volume: &'v Volume,
     delta: &'v Delta,
-    now: Timestamp,
+    pub(super) now: Timestamp,
     /// What will be written; `None`: removed.
     inodes: BTreeMap<Ino, Option<InodeRecord>>,
     entries: BTreeMap<(Ino, Name), EntryRecord>,
@@ -192,11 +22,15 @@ struct Judge<'v> {
     counted: BTreeSet<Ino>,
     /// Whether the volume shows a directory of the new base.
     shown: HashMap<Ino, bool>,
-    rebased: Rebased,
+    /// Private inodes that are what the new base has under another number.
+    stand_ins: HashSet<Ino>,
+    /// Names that edits decided about.
+    edited: HashSet<(Ino, Name)>,
+    pub(super) rebased: Rebased,
 }
 
 impl<'v> Judge<'v> {
-    fn new(volume: &'v Volume, delta: &'v Delta) -> Judge<'v> {
+    pub(super) fn new(volume: &'v Volume, delta: &'v Delta) -> Judge<'v> {
         Judge {
             volume,
             delta,
@@ -206,11 +40,13 @@ impl<'v> Judge<'v> {
             removed_entries: BTreeSet::new(),
             counted: BTreeSet::new(),
             shown: HashMap::new(),
+            stand_ins: HashSet::new(),
+            edited: HashSet::new(),
             rebased: Rebased::default(),
         }
     }
 
-    fn judge(mut self, found: Written, written: Written) -> Result<Judge<'v>> {
+    pub(super) fn judge(mut self, found: Written, written: Written, edits: &[Edit]) -> Result<Judge<'v>> {
         let delta = self.delta;
         let entries: BTreeSet<_> = found.entries.into_iter().chain(written.entries).collect();
         let entries: Vec<_> =
@@ -235,6 +71,9 @@ impl<'v> Judge<'v> {
                 Some(InodeChange::Gone) | None => {}
             }
         }
+        for edit in edits {
+            self.edit(edit)?;
+        }
         for ino in delta.linked() {
             self.link(*ino)?;
         }
@@ -250,14 +89,14 @@ impl<'v> Judge<'v> {
 
     // Reading: what will be written counts.
 
-    fn record(&self, ino: Ino) -> Result<Option<InodeRecord>> {
+    pub(super) fn record(&self, ino: Ino) -> Result<Option<InodeRecord>> {
         match self.inodes.get(&ino) {
             Some(record) => Ok(record.clone()),
             None => Ok(self.volume.meta.inode(self.volume.ve, ino)?),
         }
     }
 
-    fn entry(&self, dir: Ino, name: &Name) -> Result<Option<EntryRecord>> {
+    pub(super) fn entry(&self, dir: Ino, name: &Name) -> Result<Option<EntryRecord>> {
         let key = (dir, name.clone());
         if let Some(entry) = self.entries.get(&key) {
             return Ok(Some(*entry));
@@ -268,31 +107,56 @@ impl<'v> Judge<'v> {
         Ok(self.volume.meta.entry(self.volume.ve, dir, name.as_ref())?)
     }
 
-    fn put_entry(&mut self, dir: Ino, name: Name, entry: EntryRecord) {
+    pub(super) fn put_entry(&mut self, dir: Ino, name: Name, entry: EntryRecord) {
         self.removed_entries.remove(&(dir, name.clone()));
         self.entries.insert((dir, name), entry);
     }
 
-    fn remove_entry(&mut self, dir: Ino, name: Name) {
+    pub(super) fn remove_entry(&mut self, dir: Ino, name: Name) {
         self.entries.remove(&(dir, name.clone()));
         self.removed_entries.insert((dir, name));
     }
 
-    fn new_view(&self, ino: Ino) -> Result<NodeView<'v>> {
+    pub(super) fn new_view(&self, ino: Ino) -> Result<NodeView<'v>> {
         self.delta.new.node(ino).ok_or(VolumeError::Damaged { ino, why: "the new base does not have it" })
     }
 
-    fn old_view(&self, ino: Ino) -> Result<NodeView<'v>> {
+    pub(super) fn old_view(&self, ino: Ino) -> Result<NodeView<'v>> {
         self.delta.old.node(ino).ok_or(VolumeError::Damaged { ino, why: "the old base does not have it" })
     }
 
+    pub(super) fn put_record(&mut self, ino: Ino, record: InodeRecord) {
+        self.inodes.insert(ino, Some(record));
+    }
+
+    pub(super) fn put_name(&mut self, dir: Ino, name: &Name, ino: Ino, kind: FileKind) {
+        self.put_entry(dir, name.clone(), EntryRecord::Node(ino, kind));
+    }
+
+    /// Subdirectories of a directory must be counted.
+    pub(super) fn count(&mut self, dir: Ino) {
+        self.counted.insert(dir);
+    }
+
+    pub(super) fn mark_edited(&mut self, dir: Ino, name: &Name) {
+        self.edited.insert((dir, name.clone()));
+    }
+
+    /// What the new base has at a name.
+    pub(super) fn base_entry(&self, dir: Ino, name: &Name) -> Option<(Ino, FileKind)> {
+        match self.delta.new.lookup(dir, name.as_ref())?.target {
+            Target::Node(ino, kind) => Some((ino, kind)),
+            Target::Whiteout => None,
+        }
+    }
+
     /// Whether a name of the new base is shown: nothing private stands in its place, and its directory is shown.
-    fn is_visible(&mut self, dir: Ino, name: &Name) -> Result<bool> {
+    pub(super) fn is_visible(&mut self, dir: Ino, name: &Name) -> Result<bool> {
         Ok(self.entry(dir, name)?.is_none() && self.shows_dir(dir)?)
     }
 
     /// Whether the volume shows a directory of the new base: where the base has it, or where the VE moved it.
-    fn shows_dir(&mut self, dir: Ino) -> Result<bool> {
+    pub(super) fn shows_dir(&mut self, dir: Ino) -> Result<bool> {
         let mut path = Vec::new();
         let mut at = dir;
         let shown = loop {
@@ -377,6 +241,7 @@ impl<'v> Judge<'v> {
             // Somebody has it open and goes on with it under this number.
             Some(own) if !same_content(&own, &view) => {
                 number = self.volume.new_ino()?;
+                self.stand_ins.insert(number);
                 visible = places;
                 record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
             }
@@ -405,7 +270,7 @@ impl<'v> Judge<'v> {
         Ok(())
     }
 
-    fn orphan(&mut self, ino: Ino, record: InodeRecord) {
+    pub(super) fn orphan(&mut self, ino: Ino, record: InodeRecord) {
         let record = InodeRecord { nlink: 0, ctime: self.now, ..record };
         self.inodes.insert(ino, Some(record));
         self.rebased.orphans.push(ino);
@@ -451,7 +316,7 @@ impl<'v> Judge<'v> {
     }
 
     /// Names of the new base for an inode that has a record. Those of the volume are private by then (M2).
-    fn adopt_names(
+    pub(super) fn adopt_names(
         &mut self,
         ino: Ino,
         record: InodeRecord,
@@ -484,6 +349,7 @@ impl<'v> Judge<'v> {
         }
         // Somebody goes on with the old one, under this number: the new names need another.
         let number = self.volume.new_ino()?;
+        self.stand_ins.insert(number);
         let mut fresh = self.volume.record_of(Node::Base(view));
         fresh.nlink = u32::try_from(bare.len()).unwrap_or(u32::MAX);
         for (dir, name) in bare {
@@ -615,11 +481,20 @@ impl<'v> Judge<'v> {
                 EntryRecord::Node(ino, kind) => Some((ino, kind)),
                 EntryRecord::Whiteout => None,
             };
-            if shown == change.new {
+            let place = (*dir, name.clone());
+            let stands_in = shown.is_some_and(|(ino, _)| self.stand_ins.contains(&ino));
+            if shown == change.new || stands_in || self.edited.contains(&place) {
                 continue;
             }
-            kept.insert((*dir, name.clone()));
-            self.rebased.hidden.push(Hidden { dir: *dir, name: name.clone(), change, by: Some(entry) });
+            kept.insert(place);
+            let changed = self.last_change(Some(entry))?;
+            self.rebased.hidden.push(Hidden {
+                dir: *dir,
+                name: name.clone(),
+                change,
+                by: Some(entry),
+                changed,
+            });
         }
         for (dir, names) in delta.names() {
             let shown = self.shows_dir(dir)?;
@@ -630,7 +505,7 @@ impl<'v> Judge<'v> {
                 }
                 if !shown && change.new.is_some() && delta.new.node(dir).is_some() {
                     let (name, change) = (name.clone(), *change);
-                    self.rebased.hidden.push(Hidden { dir, name, change, by: None });
+                    self.rebased.hidden.push(Hidden { dir, name, change, by: None, changed: None });
                 }
                 self.rebased.names.push(place);
             }
@@ -655,7 +530,7 @@ impl<'v> Judge<'v> {
         Ok(())
     }
 
-    fn write(&self, batch: &mut Changes<'_>) {
+    pub(super) fn write(&self, batch: &mut Changes<'_>) {
         for (ino, record) in &self.inodes {
             match record {
                 Some(record) => batch.put_inode(*ino, record),
@@ -668,41 +543,5 @@ impl<'v> Judge<'v> {
         for (dir, name) in &self.removed_entries {
             batch.delete_entry(*dir, name.as_ref());
         }
-    }
-}
-
-/// Whether a record has the content of a base's inode, so that at most its attributes were changed.
-fn same_content(record: &InodeRecord, view: &NodeView<'_>) -> bool {
-    record.kind == view.kind()
-        && match (&record.content, view.content()) {
-            (PrivateContent::None, ContentRef::None) => record.rdev == view.attr().rdev,
-            (PrivateContent::Symlink(own), ContentRef::Symlink(target)) => own == target,
-            (PrivateContent::Blob { digest, .. }, ContentRef::Blob { digest: base, .. }) => {
-                digest == base.as_bytes()
-            }
-            _ => false,
-        }
-}
-
-/// Gives `new` those attributes that the VE's `own` record has changed since `old`.
-fn inherit(new: &mut InodeRecord, own: &InodeRecord, old: &NodeView<'_>) {
-    let before = old.attr();
-    if own.perm != before.perm {
-        new.perm = own.perm;
-    }
-    if own.uid != before.uid {
-        new.uid = own.uid;
-    }
-    if own.gid != before.gid {
-        new.gid = own.gid;
-    }
-    let before: BTreeMap<&[u8], &[u8]> = old.xattrs().collect();
-    for (name, value) in &own.xattrs {
-        if before.get(name.as_slice()) != Some(&value.as_slice()) {
-            new.xattrs.insert(name.clone(), value.clone());
-        }
-    }
-    for name in before.keys().filter(|name| !own.xattrs.contains_key(**name)) {
-        new.xattrs.remove(*name);
     }
 }
