@@ -1,5 +1,7 @@
 //! Moving VEs from the stack that they have to another, mounted or not.
 
+mod resolve;
+
 use super::{Store, StoreError};
 use crate::api::{OnConflict, RebaseReport, StackItem};
 use crate::types::{TemplateRef, VeName};
