@@ -49,6 +49,7 @@ fn code(error: &StoreError) -> ErrorCode {
         StoreError::TemplateExists(_) | StoreError::VeExists(_) => ErrorCode::Exists,
         StoreError::TemplateBusy(_)
         | StoreError::VeBusy(_)
+        | StoreError::Moving(_)
         | StoreError::VeRemoving(_)
         | StoreError::Locked { .. }
         | StoreError::Verifying

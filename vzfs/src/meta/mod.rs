@@ -8,7 +8,7 @@
 //!
 //! Invariants (kept by `volume`, which is the only writer of the private tables)
 //! - M1: every entry that is no whiteout names an inode that has a record.
-//! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed and forgotten.
+//! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed.
 //! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
 
 mod keys;

@@ -168,7 +168,7 @@ impl Store {
         }
         for (_, record) in self.meta.list::<VeRecord>(Table::Ve)? {
             needed.trees.insert(record.base);
-            needed.trees.extend(&record.retired);
+            needed.trees.extend(record.retired.iter().chain(&record.unsettled));
             needed.trees.extend(record.stack.iter().map(|item| item.layer));
             needed.ves.insert(record.id);
         }

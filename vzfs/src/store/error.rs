@@ -66,6 +66,9 @@ pub enum StoreError {
     /// The VE is there already.
     #[error("VE {0} exists already")]
     VeExists(VeName),
+    /// The VE is being moved to another stack.
+    #[error("VE {0} is being moved to other templates")]
+    Moving(VeName),
     /// Something stands on the template.
     #[error("template {spec} is in use by {}", users(ves, templates))]
     TemplateInUse {

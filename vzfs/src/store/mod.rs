@@ -91,6 +91,8 @@ pub struct Store {
     verify_wanted: AtomicBool,
     /// A leaf. How far that check is.
     verify_progress: Mutex<Option<VerifyProgress>>,
+    /// Differences of bases. A leaf.
+    deltas: rebase::Deltas,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
     base_bytes: Mutex<HashMap<Digest, u64>>,
     /// Last, so that the database is closed when the next daemon gets the lock.
@@ -104,7 +106,7 @@ struct Catalog {
     /// With the templates that it is being made on (S4).
     making: HashMap<TemplateSpec, Vec<TemplateSpec>>,
     ves: BTreeMap<VeName, Arc<Slot>>,
-    /// With the stack that it is being made on (S4).
+    /// With the stack that it is being made on, or moved to (S4).
     making_ves: HashMap<VeName, Arc<Vec<StackItem>>>,
 }
 
@@ -145,6 +147,7 @@ impl Store {
             verifying: Mutex::new(()),
             verify_wanted: AtomicBool::new(false),
             verify_progress: Mutex::new(None),
+            deltas: rebase::Deltas::default(),
             base_bytes: Mutex::new(HashMap::new()),
             _lock: lock,
         };

@@ -68,6 +68,9 @@ pub(super) struct VeRecord {
     /// The bases that it had since it was mounted: programs may still use files of theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<Digest>,
+    /// The base before this one, until the kernel knows of the exchange.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled: Option<Digest>,
     pub created: Timestamp,
     /// Where the VE is wanted mounted; `None` when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

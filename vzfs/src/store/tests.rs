@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::api::{ChangeKind, CommitVe, CreateVe, ImportRequest, Template, TemplateKind, Ve};
 use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
-use crate::types::{FileKind, IdShift, NameRef, TemplateRef};
-use crate::volume::Volume;
+use crate::types::{FileKind, IdShift, Ino, NameRef, TemplateRef};
+use crate::volume::{Rebased, Volume};
 
 mod care;
 
@@ -25,6 +25,8 @@ struct FakeMounter {
 
 struct FakeMount {
     busy: Arc<AtomicBool>,
+    /// Every inode that was told of counts as known: nothing is ever forgotten.
+    told: Mutex<Vec<Ino>>,
     _volume: Arc<Volume>,
 }
 
@@ -39,7 +41,7 @@ impl Mounter for FakeMounter {
         if self.broken.load(Ordering::SeqCst) {
             return Err("no mounts today".into());
         }
-        Ok(Box::new(FakeMount { busy: self.busy.clone(), _volume: volume }))
+        Ok(Box::new(FakeMount { busy: self.busy.clone(), told: Mutex::default(), _volume: volume }))
     }
 }
 
@@ -50,6 +52,14 @@ impl Mounted for FakeMount {
 
     fn passthrough(&self) -> bool {
         false
+    }
+
+    fn tell(&self, rebased: &Rebased) {
+        self.told.lock().extend(&rebased.inodes);
+    }
+
+    fn known(&self) -> Vec<Ino> {
+        self.told.lock().clone()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {

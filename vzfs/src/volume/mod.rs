@@ -258,7 +258,10 @@ impl Volume {
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _shared = self.names.read();
-        self.dir_node(dir)?;
+        // A removed directory shows nothing, whatever a later base has in it.
+        if self.dir_node(dir)?.nlink() == 0 {
+            return Err(VolumeError::NotFound);
+        }
         let (ino, _) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         self.attr_of(ino, &self.node(ino)?)
     }
