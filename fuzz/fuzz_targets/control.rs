@@ -13,6 +13,7 @@ use tower::ServiceExt;
 use vzfs::api::{ApiError, ErrorCode};
 use vzfs::daemon::router;
 use vzfs::store::Store;
+use vzfs::update::{CommandRunner, Updates};
 use vzfs_fuzz::NoMounts;
 
 #[derive(Arbitrary, Debug)]
@@ -50,7 +51,10 @@ static DAEMON: LazyLock<Daemon> = LazyLock::new(|| {
     let request = serde_json::from_str(r#"{"name":"v","templates":["t"]}"#).expect("a request");
     store.create(&request).expect("made");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    Daemon { runtime, router: router(Arc::new(store)) }
+    let store = Arc::new(store);
+    let commands = CommandRunner { program: "/absent/vzfs".into(), socket: dir.join("socket") };
+    let updates = Updates::of_store(&store, commands).expect("no updates yet");
+    Daemon { runtime, router: router(store, updates) }
 });
 
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::DELETE, Method::PATCH, Method::PUT];

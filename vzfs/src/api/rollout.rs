@@ -414,8 +414,9 @@ pub struct RolloutVe {
     pub ve: VeName,
     /// Its number.
     pub id: VeId,
-    /// The batch that it belongs to; 0 are the canaries, if there are any.
-    pub batch: u32,
+    /// The batch that it belongs to, if it is to be moved; 0 are the canaries, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u32>,
     /// The stack that it had, the OS first.
     pub from: Vec<StackItem>,
     /// The stack that it gets. The same as `from` where there is nothing to do.
