@@ -66,13 +66,14 @@ fuzz_target!(|calls: Vec<Call>| {
 });
 
 fn send(call: &Call) {
-    // Neither may a request read the tester's host, nor make thousands of VEs.
+    // Neither may a request read the tester's host, nor make thousands of VEs, nor wait for days.
     let body = String::from_utf8_lossy(&call.body);
     let request: Option<serde_json::Value> = serde_json::from_str(&body).ok();
     let number = |name| request.as_ref().and_then(|value| value.get(name)?.as_f64());
     let source = request.as_ref().and_then(|value| value.get("source")?.as_str());
     if source.is_some_and(|source| source.starts_with('/'))
         || number("count").is_some_and(|count| count > 20.0)
+        || number("pause_secs").is_some()
     {
         return;
     }
@@ -117,6 +118,12 @@ fn path(path: &FuzzPath) -> String {
         format!("/v1/ves/{name}/diff"),
         format!("/v1/ves/{name}/export"),
         format!("/v1/ves/{name}/commit"),
+        format!("/v1/ves/{name}/shadowed"),
+        "/v1/shadowed".to_owned(),
+        "/v1/updates".to_owned(),
+        format!("/v1/updates/{name}"),
+        format!("/v1/updates/{name}/{other}"),
+        format!("/v1/updates/1/ves/{name}"),
     ];
     routes[*route as usize % routes.len()].clone()
 }

@@ -19,6 +19,8 @@ use crate::types::{Timestamp, VeId};
 
 /// VEs of a batch that are worked on at once. Moving one is work for a CPU and waits for the disk; a check mostly waits.
 const WORKERS: usize = 4;
+/// How often a pause looks at the clock, which somebody may set.
+const LOOK_AT_CLOCK: Duration = Duration::from_millis(500);
 
 /// Why the thread of a rollout gives up. The record is as it was, and somebody goes on from there.
 pub(super) enum Halt {
@@ -71,7 +73,10 @@ impl Updates {
     fn work_on(self: &Arc<Self>, id: u64) {
         match catch_unwind(AssertUnwindSafe(|| self.work(id))) {
             Ok(Ok(())) => {}
-            Ok(Err(Halt::Closing)) => self.let_go(id, None),
+            Ok(Err(Halt::Closing)) => {
+                let alone = (!self.is_closing()).then(|| "the store is closing".to_owned());
+                self.let_go(id, alone);
+            }
             Ok(Err(Halt::Records(error))) => {
                 tracing::error!(update = id, %error, "an update cannot go on");
                 self.let_go(id, Some(format!("its record cannot be written: {error}")));
@@ -147,7 +152,7 @@ impl Updates {
             };
             match time_left(wait.until, now) {
                 Duration::ZERO => return Step::Batch(batch),
-                left => drop(self.changed.wait_for(&mut state, left)),
+                left => drop(self.changed.wait_for(&mut state, left.min(LOOK_AT_CLOCK))),
             }
         }
     }
