@@ -1,10 +1,15 @@
 //! The command line's grammar.
 
+mod update;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use vzfs::api::Selector;
 use vzfs::types::{IdShift, TemplateRef, TemplateSpec, TypeError, VeName};
+
+pub(crate) use update::{StartArgs, UpdateArgs, UpdateCommand};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -17,6 +22,7 @@ Exit codes:
   6  the daemon cannot be reached
   7  damaged data was found
   8  the disk is full
+  9  an update did not reach every VE
   130  interrupted
 
 'vzfs ve exec' passes the program's exit code on; its own failures are 125, 126 (the program cannot be run), \
@@ -122,6 +128,8 @@ pub(crate) enum Command {
     /// Make, mount, enter and remove VEs.
     #[command(subcommand)]
     Ve(VeCommand),
+    /// Move VEs to newer templates while they run, and back.
+    Update(Box<UpdateArgs>),
     /// Look at the store and its host.
     #[command(subcommand)]
     Store(StoreCommand),
@@ -252,7 +260,14 @@ pub(crate) enum VeCommand {
     },
     /// List the VEs.
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Only those that have all these labels.
+        #[arg(long, short = 'l', value_name = "KEY=VALUE,...")]
+        selector: Option<Selector>,
+        /// List the files of updates that VEs do not show, because they have their own.
+        #[arg(long)]
+        shadowed: bool,
+    },
     /// Show how much space VEs take.
     Df {
         /// Only these.

@@ -31,6 +31,16 @@
 //! | `GET /v1/ves/{name}/diff` | - | list of [`VolumeChange`] |
 //! | `GET /v1/ves/{name}/export` | - | a tar, chunked |
 //! | `POST /v1/ves/{name}/commit` | [`CommitVe`] | events, ending in [`Template`] |
+//! | `GET /v1/ves/{name}/shadowed` | - | [`VeShadows`] |
+//! | `GET /v1/shadowed` | - | list of [`VeShadows`] of the VEs that shadow something |
+//! | `POST /v1/updates` | [`UpdateRequest`] | events, ending in the [`Rollout`] that was begun, or in an [`UpdatePlan`] |
+//! | `GET /v1/updates` | - | list of [`Rollout`], newest first, without their VEs |
+//! | `GET /v1/updates/{id}` | - | [`Rollout`] |
+//! | `GET /v1/updates/{id}/ves/{name}` | - | [`RolloutVeDetail`] |
+//! | `GET /v1/updates/{id}/follow?told=` | - | events, a `log` for each VE that has its result, ending in [`Rollout`] when it runs no more |
+//! | `POST /v1/updates/{id}/pause`, `resume`, `stop` | - | [`Rollout`] |
+//! | `POST /v1/updates/{id}/rollback` | [`RollbackRequest`] | the [`Rollout`] that takes it back |
+//! | `DELETE /v1/updates/{id}` | - | [`Removed`] |
 //!
 //! - `{ref}` is a [`TemplateRef`](crate::types::TemplateRef): `NAME` or `NAME@VERSION`, percent-encoded where a URL
 //!   needs it (of the legal characters, none does).
@@ -46,6 +56,7 @@
 mod change;
 mod error;
 mod event;
+mod rollout;
 mod store;
 mod template;
 mod text;
@@ -55,6 +66,12 @@ mod ve;
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
+pub use rollout::{
+    CheckResult, DEFAULT_BATCH, DEFAULT_CHECK_TIMEOUT_SECS, FollowQuery, Portion, ReportSummary,
+    RollbackRequest, Rollout, RolloutCounts, RolloutHead, RolloutOptions, RolloutState, RolloutVe,
+    RolloutVeDetail, RolloutVeState, RolloutWait, Selector, ShadowedFile, UpdateMode, UpdatePlan,
+    UpdateRequest, VeShadows,
+};
 pub use store::{
     CheckStatus, DaemonStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest,
     StoreDamage, StoreDf, StoreInfo, StoreVerifyReport, TemplateDf, VeDf, VerifyProgress, VerifyStatus,
@@ -65,7 +82,9 @@ pub use template::{
     VerifyReport,
 };
 pub use text::{path_bytes, path_text, rfc3339};
-pub use update::{MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess};
+pub use update::{
+    Generate, MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess,
+};
 pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
 
 /// Where the daemon listens unless told otherwise.

@@ -14,6 +14,7 @@ use crate::meta::MetaError;
 use crate::store::stack::StackError;
 use crate::store::{BoxError, StoreError};
 use crate::tree::TreeError;
+use crate::update::UpdateError;
 use crate::volume::VolumeError;
 
 /// An error as an HTTP reply.
@@ -24,6 +25,43 @@ impl IntoResponse for Refusal {
         let status =
             StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self.0)).into_response()
+    }
+}
+
+/// An error that a client is told of.
+pub(super) trait Told: Send + 'static {
+    /// What it is told.
+    fn told(&self) -> ApiError;
+}
+
+impl Told for StoreError {
+    fn told(&self) -> ApiError {
+        api_error(self)
+    }
+}
+
+impl Told for UpdateError {
+    fn told(&self) -> ApiError {
+        let (code, hint) = match self {
+            UpdateError::Store(error) => return api_error(error),
+            UpdateError::Records(error) => {
+                tracing::error!(%error, "a request failed");
+                (meta_code(error), None)
+            }
+            UpdateError::Unknown(_) | UpdateError::UnknownVe { .. } => {
+                (ErrorCode::NotFound, Some("`vzfs update history` shows what there is".to_owned()))
+            }
+            UpdateError::Invalid(_) | UpdateError::NotMoved { .. } => (ErrorCode::Invalid, None),
+            UpdateError::OtherPlan => (ErrorCode::Invalid, Some("look at it again".to_owned())),
+            UpdateError::Taken { id, .. } => {
+                let hint = format!("wait until it is done, or end it: `vzfs update stop {id}`");
+                (ErrorCode::InUse, Some(hint))
+            }
+            UpdateError::State { .. } => (ErrorCode::InUse, None),
+            UpdateError::Closing => (ErrorCode::Busy, None),
+        };
+        let reply = ApiError::new(code, self.to_string());
+        hint.map_or_else(|| reply.clone(), |hint| reply.clone().with_hint(hint))
     }
 }
 
@@ -55,6 +93,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::Verifying
         | StoreError::Closing => ErrorCode::Busy,
         StoreError::TemplateInUse { .. }
+        | StoreError::NeededByUpdate { .. }
         | StoreError::Mounted { .. }
         | StoreError::MountpointTaken { .. }
         | StoreError::MountBusy { .. } => ErrorCode::InUse,
@@ -210,6 +249,10 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::Verifying, _) => "`vzfs store verify --status` says how far it is".to_owned(),
         (StoreError::TemplateBusy(_), _) => "wait until that is done".to_owned(),
         (StoreError::TemplateInUse { .. }, _) => "remove these first".to_owned(),
+        (StoreError::NeededByUpdate { updates, .. }, _) => {
+            let id = updates.first().copied().unwrap_or_default();
+            format!("`vzfs update forget {id}` gives the way back up, `vzfs update rollback {id}` takes it")
+        }
         (StoreError::Mounted { ve, .. }, _) => format!("unmount it first: `vzfs ve umount {ve}`"),
         (StoreError::MountBusy { .. }, _) => {
             "end the programs that use it, or unmount with --force: they keep it until they end".to_owned()

@@ -13,26 +13,27 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::doctor;
-use super::error::{Refusal, api_error};
-use super::streams;
+use super::error::{Refusal, Told};
+use super::{streams, updates};
 use crate::api::{
     ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, RemoveQuery, RenameVe,
     ShiftIds, UmountVe, VerifyStore,
 };
 use crate::store::{Pace, Store, StoreError};
 use crate::types::{TemplateRef, TypeError, VeName};
+use crate::update::Updates;
 
 /// The largest request: package lists and labels, with room.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
-type Reply = Result<Response, Refusal>;
-type Body = Result<Bytes, BytesRejection>;
-type Name = Result<Path<String>, PathRejection>;
+pub(super) type Reply = Result<Response, Refusal>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
+pub(super) type Name = Result<Path<String>, PathRejection>;
 type Shared = State<Arc<Store>>;
 
-/// The control interface of a store, without a socket.
-pub fn router(store: Arc<Store>) -> Router {
-    Router::new()
+/// The control interface of a store and its rollouts, without a socket.
+pub fn router(store: Arc<Store>, rollouts: Arc<Updates>) -> Router {
+    let router = Router::new()
         .route("/v1/store", get(info))
         .route("/v1/store/doctor", get(look))
         .route("/v1/store/df", get(df))
@@ -54,8 +55,8 @@ pub fn router(store: Arc<Store>) -> Router {
         .route("/v1/ves/{name}/commit", post(commit))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(store)
+        .with_state(store);
+    updates::router(rollouts).merge(router).layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
 
 async fn info(State(store): Shared) -> Reply {
@@ -63,7 +64,7 @@ async fn info(State(store): Shared) -> Reply {
 }
 
 async fn look(State(store): Shared) -> Reply {
-    blocking(move || Ok(doctor::look(&store))).await
+    blocking(move || Ok::<_, StoreError>(doctor::look(&store))).await
 }
 
 async fn df(State(store): Shared) -> Reply {
@@ -85,7 +86,7 @@ async fn verify_status(State(store): Shared) -> Reply {
 }
 
 async fn templates(State(store): Shared) -> Reply {
-    blocking(move || Ok(store.templates())).await
+    blocking(move || Ok::<_, StoreError>(store.templates())).await
 }
 
 async fn template(State(store): Shared, name: Name) -> Reply {
@@ -187,12 +188,12 @@ async fn no_method(uri: Uri) -> Refusal {
 }
 
 /// Runs a store call where it may block, and turns what it returns into a reply.
-async fn blocking<T: Serialize + Send + 'static>(
-    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+pub(super) async fn blocking<T: Serialize + Send + 'static, E: Told>(
+    call: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Reply {
     match tokio::task::spawn_blocking(call).await {
         Ok(Ok(value)) => Ok(Json(value).into_response()),
-        Ok(Err(error)) => Err(Refusal(api_error(&error))),
+        Ok(Err(error)) => Err(Refusal(error.told())),
         Err(error) => {
             tracing::error!(%error, "a request failed");
             Err(Refusal(ApiError::new(
@@ -203,22 +204,22 @@ async fn blocking<T: Serialize + Send + 'static>(
     }
 }
 
-fn parse<T: std::str::FromStr<Err = TypeError>>(name: Name) -> Result<T, Refusal> {
+pub(super) fn parse<T: std::str::FromStr<Err = TypeError>>(name: Name) -> Result<T, Refusal> {
     let Path(name) = name.map_err(|error| invalid(error.body_text()))?;
     name.parse().map_err(bad_name)
 }
 
 /// The body as a request. No body at all means one without fields.
-fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+pub(super) fn json<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
     let body = body.map_err(|error| invalid(error.body_text()))?;
     let text: &[u8] = if body.is_empty() { b"{}" } else { &body };
     serde_json::from_slice(text).map_err(|error| invalid(format!("cannot understand the request: {error}")))
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+pub(super) fn invalid(message: impl Into<String>) -> Refusal {
     Refusal(ApiError::new(ErrorCode::Invalid, message))
 }
 
-fn bad_name(error: TypeError) -> Refusal {
+pub(super) fn bad_name(error: TypeError) -> Refusal {
     invalid(error.to_string())
 }

@@ -73,6 +73,12 @@ pub enum Table {
     Base,
     /// Store-wide settings and counters.
     Setting,
+    /// Rollouts by number, and their VEs by number of rollout and VE.
+    Update,
+    /// What moving a VE did, by number of rollout and VE.
+    UpdateReport,
+    /// What a VE does not show of its updates, by the number of the VE.
+    Shadowed,
 }
 
 impl Table {
@@ -82,6 +88,9 @@ impl Table {
             Table::Ve => "ve/",
             Table::Base => "base/",
             Table::Setting => "setting/",
+            Table::Update => "update/",
+            Table::UpdateReport => "update-report/",
+            Table::Shadowed => "shadowed/",
         }
     }
 }

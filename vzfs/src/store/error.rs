@@ -79,6 +79,14 @@ pub enum StoreError {
         /// The application templates made on it.
         templates: Vec<TemplateSpec>,
     },
+    /// A rollout may still take VEs to the template, or back to it.
+    #[error("template {spec} is needed to finish or to roll back {}", numbered(updates))]
+    NeededByUpdate {
+        /// The template.
+        spec: TemplateSpec,
+        /// The rollouts.
+        updates: Vec<u64>,
+    },
     /// Not while it is mounted.
     #[error("VE {ve} is mounted on {mountpoint}")]
     Mounted {
@@ -244,4 +252,10 @@ fn users(ves: &[VeName], templates: &[TemplateSpec]) -> String {
         list("application template", templates.iter().map(ToString::to_string).collect()),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
+}
+
+/// "update 3", "updates 3, 4".
+fn numbered(updates: &[u64]) -> String {
+    let numbers = updates.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    format!("update{} {numbers}", if updates.len() == 1 { "" } else { "s" })
 }

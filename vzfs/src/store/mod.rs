@@ -12,7 +12,8 @@
 //! - S2: at most one [`Volume`] of a VE exists at any time.
 //! - S3: a VE's number is never used again, so that records and data left by a removal that a crash cut short never become part
 //!   of another VE. The next open finishes such a removal.
-//! - S4: a template is not removed while a VE or an application template stands on it, or is being made on it.
+//! - S4: a template is not removed while a VE or an application template stands on it, or is being made on it, or while a rollout may take a VE
+//!   to it or back to it ([`WaysBack`]).
 //! - S5: what is needed is only determined while nothing is being added (`adding`), because something staged relies on
 //!   blobs that it found in the store. `collect` has the rest of the argument.
 //!
@@ -37,6 +38,7 @@ mod records;
 mod slot;
 mod space;
 pub mod stack;
+mod standing;
 mod templates;
 mod verify;
 mod ves;
@@ -44,8 +46,8 @@ mod ves;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
@@ -55,6 +57,7 @@ pub use events::Events;
 pub use layout::FORMAT;
 pub use mounts::{Mounted, Mounter, UnmountError};
 pub use rebase::Rebase;
+pub use standing::{VeStanding, WayBack, WaysBack};
 pub use verify::Pace;
 
 use crate::api::{StackItem, StoreInfo, VerifyProgress};
@@ -95,6 +98,8 @@ pub struct Store {
     deltas: rebase::Deltas,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
     base_bytes: Mutex<HashMap<Digest, u64>>,
+    /// A leaf. Who must be asked before a template is removed.
+    ways_back: Mutex<Option<Weak<dyn WaysBack>>>,
     /// Last, so that the database is closed when the next daemon gets the lock.
     _lock: File,
 }
@@ -149,6 +154,7 @@ impl Store {
             verify_progress: Mutex::new(None),
             deltas: rebase::Deltas::default(),
             base_bytes: Mutex::new(HashMap::new()),
+            ways_back: Mutex::new(None),
             _lock: lock,
         };
         store.load()?;

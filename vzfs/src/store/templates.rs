@@ -324,6 +324,10 @@ impl Store {
             if !ves.is_empty() || !templates.is_empty() {
                 return Err(StoreError::TemplateInUse { spec, ves, templates });
             }
+            let updates = self.updates_needing(&catalog, &spec);
+            if !updates.is_empty() {
+                return Err(StoreError::NeededByUpdate { spec, updates });
+            }
             // Under the lock, so that nothing is made on it between the check and the end of the record. The record goes before
             // what it names (S1).
             self.meta.delete(Table::Template, &spec.to_string())?;
