@@ -65,7 +65,9 @@ pub use template::{
     VerifyReport,
 };
 pub use text::{path_bytes, path_text, rfc3339};
-pub use update::{MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess};
+pub use update::{
+    Generate, MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess,
+};
 pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
 
 /// Where the daemon listens unless told otherwise.

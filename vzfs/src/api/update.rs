@@ -57,6 +57,9 @@ pub struct RebaseReport {
     /// Programs that still run files, or have files open, that the update replaced.
     #[serde(default)]
     pub stale_processes: Vec<StaleProcess>,
+    /// Files made of others that are to be made anew in the VE, now that it has its new base.
+    #[serde(default)]
+    pub generate: Vec<Generate>,
     /// How long it took, preparation included.
     pub micros: u64,
     /// How long the VE's other requests had to wait for it.
@@ -75,6 +78,15 @@ pub struct Shadowed {
     /// Where the update's file was put, if it was put beside the VE's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beside: Option<String>,
+    /// The package that it belongs to, if it belongs to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    /// The version of that package that the VE has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The version that the update has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 /// Why a VE does not show what its base has.
@@ -99,6 +111,15 @@ pub struct MergedFile {
     /// What it decided that could have gone the other way.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// A file that a program in the VE makes of others, as `ldconfig` makes `ld.so.cache`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Generate {
+    /// Where, without a leading slash.
+    pub path: String,
+    /// The shell command that makes it, run in the VE.
+    pub command: String,
 }
 
 /// A program in a VE that still uses what an update replaced.
