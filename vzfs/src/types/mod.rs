@@ -18,7 +18,7 @@ pub use ino::Ino;
 pub use name::{
     MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Name, NameRef,
 };
-pub use reference::{TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version};
+pub use reference::{TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version, debian_order};
 
 pub use watermark::Watermark;
 

@@ -110,7 +110,7 @@ impl Ord for Version {
 }
 
 /// deb-version(7): `[epoch:]upstream[-revision]`, compared part by part.
-fn debian_order(a: &str, b: &str) -> Ordering {
+pub fn debian_order(a: &str, b: &str) -> Ordering {
     fn parts(version: &str) -> [&str; 3] {
         let (epoch, rest) = version.split_once(':').unwrap_or(("", version));
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
