@@ -70,6 +70,12 @@ A definition:
   mode = \"0644\"
   owner = \"root\"
   group = \"root\"
+  [[merge]]                      # how files are merged that templates, or an update and a VE, both change
+  path = \"etc/nginx/*.list\"     # the first match counts, and these go before the built-in rules
+  rule = \"lines\"                # text, lines, log, stanzas, whole, keep, take, derived, passwd, group, ...
+  [[merge]]
+  path = \"var/lib/x/index\"
+  generate = \"x-index {path}\"   # for derived files: makes it anew, inside
 
 OS templates are made with mmdebstrap in a scratch folder of TMPDIR (default: /var/tmp), application templates in a \
 throw-away VE. Logs, caches, ssh host keys and machine ids are taken out. The same definition and the same versions \

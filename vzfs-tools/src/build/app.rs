@@ -86,6 +86,7 @@ pub(super) fn build(context: &Context, definition: &Definition, on: &TemplateRef
         labels: definition.labels.clone(),
         packages: Some(packages),
         exclude,
+        merge: definition.merge.clone(),
     };
     send_commit(context, &ve.name, &request)
 }

@@ -6,6 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
+use vzfs::api::MergeRule;
+use vzfs::merge::{self, Rule};
 use vzfs::types::{TemplateName, TemplateRef, TemplateSpec, Version};
 
 use crate::error::{Exit, Failure, Result};
@@ -31,6 +33,8 @@ pub(super) struct Definition {
     pub(super) scripts: Vec<String>,
     /// What to leave out.
     pub(super) exclude: Vec<String>,
+    /// How files are merged.
+    pub(super) merge: Vec<MergeRule>,
     /// The time that no file is newer than, in seconds since 1970.
     pub(super) source_date_epoch: Option<i64>,
 }
@@ -142,6 +146,8 @@ struct RawDefinition {
     scripts: Vec<String>,
     #[serde(default)]
     exclude: Vec<String>,
+    #[serde(default)]
+    merge: Vec<Spanned<RawMerge>>,
     source_date_epoch: Option<u32>,
 }
 
@@ -163,6 +169,14 @@ struct RawFile {
     owner: String,
     #[serde(default = "root_name")]
     group: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMerge {
+    path: String,
+    rule: Option<String>,
+    generate: Option<String>,
 }
 
 /// What is wrong, and at which bytes.
@@ -231,6 +245,7 @@ impl Definition {
         }
         let files =
             raw.files.into_iter().map(|file| place(file, dir)).collect::<std::result::Result<_, _>>()?;
+        let merge = raw.merge.into_iter().map(merge_rule).collect::<std::result::Result<_, _>>()?;
         Ok(Definition {
             template: TemplateSpec { name: raw.name, version: raw.version },
             kind,
@@ -241,6 +256,7 @@ impl Definition {
             files,
             scripts: raw.scripts,
             exclude: raw.exclude,
+            merge,
             source_date_epoch: raw.source_date_epoch.map(i64::from),
         })
     }
@@ -297,6 +313,24 @@ fn place(file: Spanned<RawFile>, dir: &Path) -> std::result::Result<PlacedFile, 
     Ok(PlacedFile { path: path.into_inner(), content, mode, owner, group })
 }
 
+/// A rule that makes sense; what a command makes is derived without saying so.
+fn merge_rule(written: Spanned<RawMerge>) -> std::result::Result<MergeRule, Mistake> {
+    let RawMerge { path, rule, generate } = written.get_ref();
+    let rule = match (rule, generate) {
+        (Some(rule), _) => rule.clone(),
+        (None, Some(_)) => Rule::Derived.to_string(),
+        (None, None) => {
+            return Err(Mistake::at(
+                &written,
+                "a merge rule needs rule = \"NAME\", or generate = \"COMMAND\"",
+            ));
+        }
+    };
+    let checked = rule.parse().and_then(|rule| merge::MergeRule::new(path, rule, generate.as_deref()));
+    checked.map_err(|error| Mistake::at(&written, error.to_string()))?;
+    Ok(MergeRule { path: path.clone(), rule, generate: generate.clone() })
+}
+
 /// `:LINE:COLUMN`, counted from 1, in characters.
 fn position(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or(text);
@@ -328,6 +362,11 @@ mod tests {
         let definition = Definition::parse(app, Path::new(".")).map_err(|m| m.message).expect("legal");
         assert_eq!(definition.files[0].mode, 0o600);
         assert_eq!(definition.labels["team"], "web");
+        let merge = format!(
+            "{OS}[[merge]]\npath = \"etc/x/*\"\nrule = \"lines\"\n[[merge]]\npath = \"var/x.db\"\ngenerate = \"x-db\"\n"
+        );
+        let merge = Definition::parse(&merge, Path::new(".")).map_err(|m| m.message).expect("legal").merge;
+        assert_eq!((&*merge[0].rule, &*merge[1].rule), ("lines", "derived"));
         assert!(matches!(definition.kind, Kind::App { on } if on.to_string() == "debian@12"));
     }
 
@@ -358,6 +397,9 @@ mod tests {
             (format!("{OS}[[files]]\npath = \"/x\"\n"), ":7:1", "either content or source"),
             (format!("{OS}[[files]]\npath = \"/x\"\ncontent = \"\"\nmode = \"0888\"\n"), ":10:8", "no mode"),
             (format!("{OS}[[files]]\npath = \"/x\"\nsource = \"not-there\"\n"), ":9:10", "not-there"),
+            (format!("{OS}[[merge]]\npath = \"etc/x\"\n"), ":7:1", "needs rule"),
+            (format!("{OS}[[merge]]\npath = \"/etc/x\"\nrule = \"text\"\n"), ":7:1", "without a slash"),
+            (format!("{OS}[[merge]]\npath = \"etc/x\"\nrule = \"texts\"\n"), ":7:1", "stanzas"),
             (OS.replace("\"debian\"", "\"de bian\""), ":1:8", "illegal template name"),
         ];
         for (text, place, part) in cases {

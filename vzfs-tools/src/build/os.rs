@@ -68,6 +68,7 @@ pub(super) fn build(context: &Context, definition: &Definition, os: &OsTable) ->
             labels: definition.labels.clone(),
             packages: Some(packages),
             exclude: definition.exclude.clone(),
+            merge: definition.merge.clone(),
         },
     )
 }

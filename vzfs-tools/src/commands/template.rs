@@ -105,6 +105,7 @@ fn import(
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
+        merge: Vec::new(),
     };
     let template = send_import(context, &request)?;
     context.output.done(&template, made)

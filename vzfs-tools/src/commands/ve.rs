@@ -272,6 +272,7 @@ fn commit(
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
+        merge: Vec::new(),
     };
     let template = send_commit(context, name, &request)?;
     context.output.done(&template, made)

@@ -61,8 +61,8 @@ pub use store::{
     VerifyStore,
 };
 pub use template::{
-    DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,
-    VerifyReport,
+    DamagedBlob, ImportRequest, MergeRule, OsIdentity, Package, Removed, Template, TemplateKind,
+    TemplateStats, VerifyReport,
 };
 pub use text::{path_bytes, path_text, rfc3339};
 pub use update::{MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess};

@@ -37,6 +37,19 @@ pub struct Package {
     pub version: String,
 }
 
+/// How the versions of some files become one where templates, or an update and a VE, both change them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergeRule {
+    /// For which paths: a glob without a leading slash. `*` stands for anything without a slash, `**` for anything.
+    pub path: String,
+    /// The name of the rule: `text`, `lines`, `stanzas`, `whole`, `keep`, `take`, `derived` and others.
+    pub rule: String,
+    /// For derived files: the shell command that makes them anew, run in the VE. `{path}` and `{dir}` stand for the file and its directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<String>,
+}
+
 /// What a template's layer holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TemplateStats {
@@ -75,6 +88,9 @@ pub struct Template {
     /// The packages it brings, by name; empty when nobody told.
     #[serde(default)]
     pub packages: Vec<Package>,
+    /// How files are merged; first match counts, and these go before the built-in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
     /// When it entered the store.
     #[serde(with = "rfc3339")]
     pub created: Timestamp,
@@ -118,6 +134,9 @@ pub struct ImportRequest {
     /// What to leave out: globs over paths without a leading slash; see [`CommitVe::exclude`](super::CommitVe::exclude).
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// How files are merged; first match counts, and these go before the built-in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
 }
 
 /// A check of everything a template needs, read again from the disk.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Package, rfc3339};
+use super::{MergeRule, Package, rfc3339};
 use crate::types::{Digest, IdShift, TemplateRef, TemplateSpec, Timestamp, VeId, VeName};
 
 /// A VE of the store.
@@ -125,4 +125,7 @@ pub struct CommitVe {
     /// a deletion at that path.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// How files are merged; first match counts, and these go before the built-in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
 }

@@ -34,6 +34,7 @@ mod mounts;
 mod packages;
 mod rebase;
 mod records;
+mod rules;
 mod slot;
 mod space;
 pub mod stack;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{OsIdentity, Package, StackItem, Template, TemplateKind, TemplateStats};
+use crate::api::{MergeRule, OsIdentity, Package, StackItem, Template, TemplateKind, TemplateStats};
 use crate::types::{Digest, IdShift, TemplateSpec, Timestamp, VeId, VeName};
 
 /// A template, under the key `NAME@VERSION`.
@@ -26,6 +26,8 @@ pub(super) struct TemplateRecord {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub packages: Vec<Package>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
     pub created: Timestamp,
     pub stats: TemplateStats,
 }
@@ -41,6 +43,7 @@ impl TemplateRecord {
             summary: self.summary.clone(),
             labels: self.labels.clone(),
             packages: self.packages.clone(),
+            merge: self.merge.clone(),
             created: self.created,
             stats: self.stats,
             used_by,
@@ -88,6 +91,9 @@ pub(super) struct BaseRecord {
     pub base: Digest,
     /// The layers that it was made of, the OS first.
     pub layers: Vec<Digest>,
+    /// The rules of the templates, by which it was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<MergeRule>,
     /// What the merge decided, for people.
     #[serde(default)]
     pub notes: Vec<String>,

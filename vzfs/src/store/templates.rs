@@ -8,10 +8,10 @@ use super::events::{Events, Step};
 use super::globs::Globs;
 use super::packages::{Database, new_packages};
 use super::records::TemplateRecord;
-use super::{Store, StoreError, convert, difference};
+use super::{Store, StoreError, convert, difference, rules};
 use crate::api::{
-    Change, CommitVe, DamagedBlob, ImportRequest, OsIdentity, Package, Removed, StackItem, Template,
-    TemplateKind, VerifyReport, path_text,
+    Change, CommitVe, DamagedBlob, ImportRequest, MergeRule, OsIdentity, Package, Removed, StackItem,
+    Template, TemplateKind, VerifyReport, path_text,
 };
 use crate::archive::{self, Limits, Source, TemplateSource};
 use crate::blobs::Batch;
@@ -29,6 +29,7 @@ struct Description {
     labels: BTreeMap<String, String>,
     /// As the request gave them.
     packages: Option<Vec<Package>>,
+    merge: Vec<MergeRule>,
     /// Where to read them otherwise, and the packages that were there before.
     database: Option<Database>,
     known: Vec<Package>,
@@ -108,6 +109,7 @@ impl Store {
             summary: request.summary.clone(),
             labels: request.labels.clone(),
             packages: request.packages.clone(),
+            merge: rules::acceptable(&request.merge)?,
             database,
             known: self.packages_of(&on),
         };
@@ -144,6 +146,7 @@ impl Store {
             summary: request.summary.clone(),
             labels: request.labels.clone(),
             packages: request.packages.clone(),
+            merge: rules::acceptable(&request.merge)?,
             database: Database::find(&layer),
             known: self.packages_of(&below),
         };
@@ -204,6 +207,7 @@ impl Store {
             summary: description.summary,
             labels: description.labels,
             packages,
+            merge: description.merge,
             created: Timestamp::now(),
             stats: convert::stats(&tree.stats()),
         };

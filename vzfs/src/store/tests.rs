@@ -15,6 +15,7 @@ use crate::types::{FileKind, IdShift, NameRef, TemplateRef};
 use crate::volume::Volume;
 
 mod care;
+mod versions;
 
 /// Mounts nothing; refuses to unmount gently while `busy`.
 #[derive(Clone, Default)]
@@ -106,6 +107,7 @@ fn import(store: &Store, spec: &str, source: PathBuf, os: Option<&str>) -> Resul
         labels: BTreeMap::new(),
         packages: None,
         exclude: vec!["tmp/**".to_owned()],
+        merge: Vec::new(),
     };
     store.import(&request, &())
 }
@@ -343,6 +345,7 @@ fn a_commit_makes_an_application_that_needs_its_stack() {
         labels: BTreeMap::new(),
         packages: None,
         exclude: Vec::new(),
+        merge: Vec::new(),
     };
     let site = store.commit(&ve_name("a"), &request, &()).expect("commits");
     assert_eq!(site.kind, TemplateKind::App);

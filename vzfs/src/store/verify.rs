@@ -19,6 +19,7 @@ use parking_lot::MutexGuard;
 
 use super::events::{Events, Step};
 use super::records::{BaseRecord, TemplateRecord, VeRecord};
+use super::rules::checked;
 use super::stack::build_base;
 use super::{Store, StoreError, difference};
 use crate::api::{
@@ -27,6 +28,7 @@ use crate::api::{
 };
 use crate::archive::{self, Limits, Source};
 use crate::blobs::BlobError;
+use crate::merge::Rules;
 use crate::meta::Table;
 use crate::tree::{ContentRef, Tree, TreeError, TreeImage, WalkEntry};
 use crate::types::{Digest, Timestamp, VeId};
@@ -359,7 +361,8 @@ impl Store {
             else {
                 continue;
             };
-            match build_base(&os, &apps, &self.blobs) {
+            let Ok(rules) = checked(&record.rules).map(Rules::new) else { continue };
+            match build_base(&os, &apps, &rules, &self.blobs) {
                 Ok(built) if built.image.digest == record.base => self.trees.put(&built.image)?,
                 Ok(_) => tracing::warn!(base = %record.base.short(), "its layers do not give it any more"),
                 Err(error) => tracing::warn!(base = %record.base.short(), %error, "it cannot be made again"),

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::api::{DamagedThing, GcReport, GcRequest, StoreVerifyReport, VerifyStore};
+use crate::merge::Rules;
 use crate::meta::{InodeRecord, PrivateContent};
 use crate::store::Pace;
 use crate::store::records::BaseRecord;
@@ -122,9 +123,10 @@ fn regression_a_ve_that_is_removed_under_its_users_keeps_its_blobs() {
 fn a_collection_may_stop_anywhere() {
     type Step = fn(&Store, &BaseRecord);
     let removes_record: Step = |store, record| {
-        let mut key = crate::store::bases::MERGE_RULES.as_bytes().to_vec();
-        record.layers.iter().for_each(|layer| key.extend_from_slice(layer.as_bytes()));
-        store.meta.delete(Table::Base, &Digest::of(&key).to_hex()).expect("deletes");
+        let item = |layer: &Digest| StackItem { spec: "any@1".parse().expect("legal"), layer: *layer };
+        let stack: Vec<_> = record.layers.iter().map(item).collect();
+        let key = crate::store::bases::stack_key(&stack, &Rules::default());
+        store.meta.delete(Table::Base, &key.to_hex()).expect("deletes");
     };
     let removes_tree: Step = |store, record| store.trees.remove(&record.base).expect("removes");
     let removes_a_blob: Step = |store, _| {
