@@ -273,6 +273,10 @@ fn commit(
         packages: None,
         exclude: description.exclude,
         merge: Vec::new(),
+        version_of: None,
+        rebuilds: None,
+        recipe: None,
+        steps: Vec::new(),
     };
     let template = send_commit(context, name, &request)?;
     context.output.done(&template, made)

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::rfc3339;
-use crate::types::{Digest, TemplateName, TemplateRef, TemplateSpec, Timestamp, VeName, Version};
+use super::{Origin, rfc3339};
+use crate::types::{Digest, Tag, TemplateName, TemplateRef, TemplateSpec, Timestamp, VeName, Version};
 
 /// What a template is to a stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -77,6 +77,9 @@ pub struct Template {
     /// The OS template it was made on, for an application template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsIdentity>,
+    /// The application templates that it needs below it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<TemplateSpec>,
     /// The digest of its layer: equal digests, equal content.
     pub digest: Digest,
     /// One line for people.
@@ -91,6 +94,15 @@ pub struct Template {
     /// How files are merged; first match counts, and these go before the built-in rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merge: Vec<MergeRule>,
+    /// Its tags, by name.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
+    /// What it came from.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Digest of the archive of what it was built of, if that is kept: it can then be built again on another OS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Digest>,
     /// When it entered the store.
     #[serde(with = "rfc3339")]
     pub created: Timestamp,
@@ -137,6 +149,9 @@ pub struct ImportRequest {
     /// How files are merged; first match counts, and these go before the built-in rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merge: Vec<MergeRule>,
+    /// The absolute path of the archive of what it was built of, to keep with it; without one, nothing built it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<PathBuf>,
 }
 
 /// A check of everything a template needs, read again from the disk.

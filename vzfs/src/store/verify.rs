@@ -35,6 +35,8 @@ use crate::types::{Digest, Timestamp, VeId};
 
 /// Key in [`Table::Setting`] of the last finished report.
 const LAST_REPORT: &str = "verified";
+/// What stands in place of a path for the archive of what a template was built of.
+pub(super) const RECIPE: &[u8] = b"(recipe)";
 /// How long a scheduled check may take to give up: the time of reading one blob.
 const GIVING_UP: Duration = Duration::from_secs(60);
 
@@ -241,6 +243,9 @@ impl Store {
             };
             if damage.contains_key(&record.layer) {
                 users.entry(record.layer).or_default().push(user(b""));
+            }
+            if let Some(recipe) = record.recipe.filter(|recipe| blobs.contains(&recipe.digest)) {
+                users.entry(recipe.digest).or_default().push(user(RECIPE));
             }
             let Ok(tree) = self.trees.open(&record.layer) else { continue };
             for (path, entry) in tree.walk().filter(|_| shows(&tree)) {

@@ -106,7 +106,7 @@ fn regression_a_ve_that_is_removed_under_its_users_keeps_its_blobs() {
     create(&store, "a", &["debian", "nginx"], None).expect("makes");
     let held = volume_of(&store, "a");
     store.remove(&ve_name("a"), true).expect("removes");
-    store.remove_template(&reference("nginx")).expect("nobody else stands on it");
+    store.remove_template(&reference("nginx"), false).expect("nobody else stands on it");
     collect(&store);
     let mut content = [0; 100];
     let read = held.read(at(&held, "etc/nginx/nginx.conf"), 0, &mut content).expect("it is still there");
@@ -227,7 +227,7 @@ fn collections_beside_imports_and_ves_remove_nothing_that_is_needed() {
                         store.blobs.verify(&digest).expect("a blob of a template is there");
                     }
                     store.remove(&ves[0].name, false).expect("removes");
-                    store.remove_template(&reference(name)).expect("removes");
+                    store.remove_template(&reference(name), false).expect("removes");
                 }
             }
         };
@@ -502,7 +502,7 @@ fn unique_is_what_a_removal_gives_back() {
     // The layer's own file comes back as well as its blobs.
     let (unique, tree) = (template("other@1"), store.template(&reference("other")).expect("there").digest);
     let tree_bytes = store.trees.open(&tree).expect("there").stats().tree_bytes;
-    store.remove_template(&reference("other")).expect("removes");
+    store.remove_template(&reference("other"), false).expect("removes");
     assert_eq!(after - disk(&store), unique + tree_bytes);
     let df = store.df().expect("df");
     assert_eq!(df.disk_bytes, disk(&store));
