@@ -1,7 +1,7 @@
 //! The catalog and the private tables, on one RocksDB database per store. No other module names rocksdb.
 //!
 //! Concepts
-//! - The *catalog* holds a few small JSON records (templates, VEs, bases, settings). Each write is synced before it returns.
+//! - The *catalog* holds a few small JSON records (templates, tags, VEs, bases, settings). Each write is synced before it returns.
 //! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
 //!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
 //!   a prefix of the operations.
@@ -71,6 +71,8 @@ pub enum Table {
     Ve,
     /// Bases by the digest of their stack.
     Base,
+    /// Tags of templates by `NAME@TAG`.
+    Tag,
     /// Store-wide settings and counters.
     Setting,
     /// Rollouts by number, and their VEs by number of rollout and VE.
@@ -87,6 +89,7 @@ impl Table {
             Table::Template => "template/",
             Table::Ve => "ve/",
             Table::Base => "base/",
+            Table::Tag => "tag/",
             Table::Setting => "setting/",
             Table::Update => "update/",
             Table::UpdateReport => "update-report/",

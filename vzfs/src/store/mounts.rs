@@ -256,11 +256,10 @@ impl Store {
         }
         let base = self.trees.open(&record.base)?;
         let retired = record.retired.iter().map(|base| self.trees.open(base)).collect::<Result<_, _>>()?;
-        let volume =
-            Volume::open(slot.id, base, retired, self.meta.clone(), self.blobs.clone(), &self.layout.data());
+        let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
         let volume = volume
             .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
-        let volume = Arc::new(volume);
+        let volume = Arc::new(volume.with_retired(retired));
         slot.shown.write().volume = Arc::downgrade(&volume);
         Ok(volume)
     }

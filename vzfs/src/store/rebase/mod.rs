@@ -101,17 +101,23 @@ impl Store {
     ) -> Result<RebaseReport, StoreError> {
         let from = slot.record();
         let volume = self.volume_locked(slot, live)?;
-        let delta = &prepared.delta;
+        let (delta, rules) = (&prepared.delta, self.merge_rules(to)?);
         for _ in 0..MAX_DECISIONS {
             let preview = volume.preview(delta).map_err(|error| failed(&from, error))?;
             let sides = Sides {
+                ve: &from.name,
                 delta,
+                prepared: &prepared.packages,
                 volume: &volume,
                 blobs: &self.blobs,
+                rules: &rules,
                 on_conflict: how.on_conflict,
                 dry_run: how.dry_run,
             };
-            let resolved = resolve(&sides, &preview.hidden)?;
+            let resolved = match resolve(&sides, &preview.hidden) {
+                Err(StoreError::Volume { source, .. }) if matches!(*source, VolumeError::Changed) => continue,
+                resolved => resolved?,
+            };
             if how.dry_run {
                 return Ok(report(&from, to, delta, &preview, resolved, true));
             }
@@ -179,7 +185,7 @@ impl Store {
     fn prepare(&self, old: &Digest, new: &Digest) -> Result<Arc<Prepared>, StoreError> {
         self.deltas.get(old, new, || {
             let delta = Delta::between(&self.trees.open(old)?, &self.trees.open(new)?)?;
-            Ok(Prepared { delta })
+            Ok(Prepared { packages: resolve::Prepared::new(&delta, &self.blobs)?, delta })
         })
     }
 }
@@ -216,6 +222,7 @@ fn report(
         removed: 0,
         shadowed: resolved.shadowed,
         merged: resolved.merged,
+        generate: resolved.generate,
         notes: resolved.notes,
         stale_processes: Vec::new(),
         micros: 0,
@@ -224,13 +231,12 @@ fn report(
     let hidden: std::collections::HashSet<_> =
         rebased.hidden.iter().map(|hidden| (hidden.dir, &hidden.name)).collect();
     for (dir, names) in delta.names() {
-        for (name, change) in names.iter().filter(|(name, _)| !hidden.contains(&(dir, *name))) {
+        for (_, change) in names.iter().filter(|(name, _)| !hidden.contains(&(dir, *name))) {
             let count = match (change.old, change.new) {
                 (None, _) => &mut report.added,
                 (_, None) => &mut report.removed,
                 _ => &mut report.changed,
             };
-            let _ = name;
             *count += 1;
         }
     }

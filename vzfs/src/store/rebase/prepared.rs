@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::resolve;
 use crate::store::StoreError;
 use crate::tree::Delta;
 use crate::types::Digest;
@@ -15,6 +16,8 @@ const KEPT: usize = 8;
 /// The difference of two bases.
 pub(in crate::store) struct Prepared {
     pub(super) delta: Delta,
+    /// What the two say of packages.
+    pub(super) packages: resolve::Prepared,
 }
 
 /// The differences that were asked for lately, the latest last.

@@ -104,7 +104,7 @@ impl Scene {
         let (old, new) = (fixture.base(old), fixture.base(new));
         let delta = Delta::between(&old, &new).expect("no collision");
         let (meta, blobs) = (Arc::clone(&fixture.meta), Arc::clone(&fixture.blobs));
-        let volume = Volume::open(VeId(1), old, Vec::new(), meta, blobs, &fixture.dir.path().join("data"));
+        let volume = Volume::open(VeId(1), old, meta, blobs, &fixture.dir.path().join("data"));
         Scene { volume: volume.expect("open"), fixture, delta, on_conflict: OnConflict::Keep }
     }
 
@@ -182,7 +182,7 @@ impl Scene {
             prepared: &prepared,
             volume: &self.volume,
             blobs: &self.fixture.blobs,
-            rules: Rules::BUILT_IN,
+            rules: &Rules::new(Vec::new()),
             on_conflict: self.on_conflict,
             dry_run,
         };
