@@ -153,6 +153,9 @@ fn patched_with_everything(host: &Host) {
     assert_eq!(followed, [Some("site@1+debian12.1"), Some("tool@1+debian12.1")], "{made}");
     assert_eq!(history(host, "debian"), ["12 built", "12.1 patched debian@12"]);
     assert_eq!(history(host, "tool"), ["1 built", "1+debian12.1 rebuilt tool@1"]);
+    let recipes =
+        ["tool@1", "tool"].map(|version| host.json(["template", "show", version])["recipe"].clone());
+    assert!(recipes[0].is_string() && recipes[0] == recipes[1], "{recipes:?}");
     assert_eq!(history(host, "site"), ["1 committed", "1+debian12.1 reapplied site@1"]);
     assert_eq!(host.json(["template", "show", "tool"])["merge"][0]["rule"], "lines");
 
