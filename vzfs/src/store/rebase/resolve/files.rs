@@ -7,7 +7,7 @@ use super::prepared::STATUS;
 use super::status::Status;
 use super::text::shown;
 use super::{Item, Resolver};
-use crate::api::{Generate, MergedFile, OnConflict};
+use crate::api::{Generate, MergedFile, OnConflict, ShadowedBy};
 use crate::merge::{self, Labels, MergeError, Rule, Versions};
 use crate::meta::EntryRecord;
 use crate::store::StoreError;
@@ -57,7 +57,7 @@ impl<'a> Resolver<'a> {
         }
         match kind {
             FileKind::File => self.decide_file(item, ino),
-            FileKind::Symlink if self.is_base_link(item, ino)? => {
+            FileKind::Symlink if self.is_base_link(item, ino)?.contains(&true) => {
                 self.take(item);
                 Ok(())
             }
@@ -69,15 +69,15 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Whether a link of the VE's leads where one of the bases' does.
-    fn is_base_link(&self, item: &Item<'_>, ino: Ino) -> Result<bool, StoreError> {
+    /// Whether a link of the VE's leads where the old base's and the new base's do.
+    fn is_base_link(&self, item: &Item<'_>, ino: Ino) -> Result<[bool; 2], StoreError> {
         let own = self.sides.volume.read_link(ino).map_err(self.sides.failed())?;
         let change = item.hidden.change;
         let leads = |tree: &Tree, node: Option<(Ino, FileKind)>| {
             let content = node.and_then(|(ino, _)| tree.node(ino)).map(|view| view.content());
             content == Some(ContentRef::Symlink(&own))
         };
-        Ok(leads(&self.sides.delta.old, change.old) || leads(&self.sides.delta.new, change.new))
+        Ok([leads(&self.sides.delta.old, change.old), leads(&self.sides.delta.new, change.new)])
     }
 
     fn decide_file(&mut self, item: &'a Item<'a>, ino: Ino) -> Result<(), StoreError> {
@@ -290,7 +290,7 @@ impl<'a> Resolver<'a> {
                         item.text()
                     );
                     self.resolved.notes.push(text);
-                    self.keep(item, None);
+                    self.keep(item, ShadowedBy::Changed, None);
                     return Ok(());
                 };
                 let text = format!(
@@ -312,13 +312,27 @@ impl<'a> Resolver<'a> {
                 if let Some(name) = &beside {
                     self.resolved.edits.push(Edit::of(item.hidden, Action::Beside { name: name.clone() }));
                 }
-                self.keep(item, beside);
+                self.keep(item, ShadowedBy::Changed, beside);
                 Ok(())
             }
         }
     }
 
-    fn keep(&mut self, item: &'a Item<'a>, beside: Option<Name>) {
+    /// Whether a path of the VE's own directory shows what the new base has there.
+    pub(super) fn is_shown_already(&self, item: &'a Item<'a>, ino: Ino) -> Result<bool, StoreError> {
+        let own = self.own(item, ino)?;
+        let kind = item.hidden.change.new.map(|(_, kind)| kind);
+        Ok(kind == Some(own.attr.kind)
+            && match own.attr.kind {
+                FileKind::Dir => true,
+                FileKind::File => self.digest_like(&own)? == own.new.map(|new| new.digest),
+                FileKind::Symlink => self.is_base_link(item, ino)?[1],
+                _ => false,
+            })
+    }
+
+    /// The VE keeps its own, by its own choice and not by a package's.
+    pub(super) fn keep(&mut self, item: &'a Item<'a>, by: ShadowedBy, beside: Option<Name>) {
         if let Some(versions) =
             self.packages.versions(&item.place).filter(|versions| versions.from != versions.to)
         {
@@ -329,7 +343,7 @@ impl<'a> Resolver<'a> {
             let dir = item.path.len() - item.place.1.as_bytes().len();
             shown(&[&item.path[..dir], name.as_bytes()].concat())
         });
-        self.shadow(item, beside);
+        self.shadow_as(item, by, beside);
     }
 
     /// The name with a suffix, in the same directory, if something can be put there.

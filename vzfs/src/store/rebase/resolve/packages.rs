@@ -17,6 +17,10 @@ use super::status::{Package, Status, split_stem};
 use super::text::lines_of;
 use crate::store::StoreError;
 use crate::types::{FileKind, debian_order};
+use crate::volume::VolumeError;
+
+/// What dpkg has done and not yet written into its table.
+const JOURNAL: &[u8] = b"var/lib/dpkg/updates";
 
 /// A package that is the VE's (P1).
 pub(super) struct Standing {
@@ -103,6 +107,12 @@ impl<'a> Packages<'a> {
             notes: Vec::new(),
         };
         let (Some(old), Some(new)) = (&sides.prepared.old, &sides.prepared.new) else { return Ok(packages) };
+        if sides.has_entries(JOURNAL)? {
+            packages.notes.push(
+                "dpkg is at work in the VE, or was interrupted there: what it has not written yet is not looked at"
+                    .to_owned(),
+            );
+        }
         let Some(bytes) = sides.read_path(STATUS)? else { return Ok(packages) };
         if bytes == old.text() {
             return Ok(packages);
@@ -118,6 +128,9 @@ impl<'a> Packages<'a> {
         };
         let names: BTreeSet<&str> = old.names().chain(new.names()).chain(own.names()).collect();
         for name in names {
+            if old.named(name).map(Package::signature).eq(own.named(name).map(Package::signature)) {
+                continue;
+            }
             for standing in standings(name, [old, new, &own]) {
                 if signature(standing.own.as_ref()) != signature(standing.old.as_ref())
                     && !is_same_build(sides, &standing)?
@@ -309,6 +322,21 @@ impl Sides<'_> {
             return Ok(None);
         }
         self.volume.open_for_reading(ino).map(Some).map_err(self.failed())
+    }
+
+    /// Whether the VE has a directory there with something in it.
+    fn has_entries(&self, path: &[u8]) -> Result<bool, StoreError> {
+        let Some(ino) = self.volume.resolve(path).map_err(self.failed())? else { return Ok(false) };
+        let mut any = false;
+        let listed = self.volume.read_dir(ino, 0, |entry| {
+            any = ![&b"."[..], b".."].contains(&entry.name);
+            !any
+        });
+        match listed {
+            Ok(()) => Ok(any),
+            Err(VolumeError::NotDir) => Ok(false),
+            Err(error) => Err(self.failed()(error)),
+        }
     }
 
     /// Its bytes; `None` also when they are more than anything that is merged.

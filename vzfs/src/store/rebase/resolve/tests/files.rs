@@ -217,7 +217,10 @@ fn what_the_ve_removed_stays_removed_and_is_told() {
             .go();
         moved.lacks(&["a", "b", "var/cache/c"]);
         assert_eq!(moved.shadowed(), ["a: changed, removed"]);
-        assert_eq!(moved.resolved.notes, ["1 names of the update the VE has removed /a"]);
+        assert_eq!(
+            moved.resolved.notes,
+            ["the update's /a is not shown, as the VE has removed what was there"]
+        );
     }
 }
 
@@ -237,6 +240,27 @@ fn what_is_below_directories_of_the_ve() {
     moved.shows(&[("usr/e/own", "x"), ("usr/f/a", "1")]);
     let error = scene().on_conflict(OnConflict::Fail).error();
     assert!(error.contains("a directory above /usr/e/a"), "{error}");
+}
+
+#[test]
+fn a_directory_that_both_made() {
+    let new = [
+        ("usr/d/same", "1"),
+        ("usr/d/other", "1"),
+        ("usr/d/missing", "1"),
+        ("usr/d/l", "-> 1"),
+        ("usr/d/s/", ""),
+    ];
+    let scene = || {
+        let scene =
+            Scene::new(&[("usr/", "")], &new).mkdir("usr/d").mkdir("usr/d/s").replace("usr/d/same", "1");
+        scene.replace("usr/d/other", "own").replace("usr/d/l", "-> 1")
+    };
+    let moved = scene().go();
+    moved.shows(&[("usr/d/same", "1"), ("usr/d/other", "own"), ("usr/d/l", "-> 1")]);
+    assert_eq!(moved.shadowed(), ["usr/d/missing: added, directory", "usr/d/other: added, own"]);
+    let error = scene().on_conflict(OnConflict::Fail).error();
+    assert!(error.contains("a directory above /usr/d/missing"), "{error}");
 }
 
 #[test]

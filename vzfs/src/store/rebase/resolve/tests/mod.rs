@@ -15,6 +15,7 @@ use crate::volume::{Caller, NewNode, SetAttr, VolumeError};
 
 mod files;
 mod packages;
+mod random;
 
 /// Path -> content; `-> x` is a symbolic link, a path that ends in a slash a directory.
 type Tree0<'a> = [(&'a str, &'a str)];
@@ -169,7 +170,9 @@ impl Scene {
 
     fn rmdir(self, path: &str) -> Scene {
         let (dir, last) = split(path);
+        let ino = self.ino(path);
         self.volume.rmdir(self.ino(dir), last).expect("rmdir");
+        self.volume.forget(ino).expect("forget");
         self
     }
 
