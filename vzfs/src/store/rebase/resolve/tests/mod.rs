@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::api::{ChangeKind, ShadowedBy};
@@ -13,23 +14,25 @@ use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
 use crate::types::{Attr, FileKind, NameRef, VeId};
 use crate::volume::{Caller, NewNode, SetAttr, VolumeError};
 
+mod dpkg;
 mod files;
 mod packages;
 mod random;
 
 /// Path -> content; `-> x` is a symbolic link, a path that ends in a slash a directory.
-type Tree0<'a> = [(&'a str, &'a str)];
+type Entries<'a> = [(&'a str, &'a str)];
 
 /// A database and a blob store.
 struct Fixture {
     dir: tempfile::TempDir,
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
+    next: AtomicU32,
 }
 
 /// A VE on the old of two bases.
 struct Scene {
-    fixture: Fixture,
+    fixture: Arc<Fixture>,
     delta: Delta,
     volume: Volume,
     on_conflict: OnConflict,
@@ -49,10 +52,15 @@ impl Fixture {
         std::fs::create_dir(dir.path().join("data")).expect("folder");
         BlobStore::create(&blobs).expect("create");
         let meta = Arc::new(Meta::open(&dir.path().join("meta")).expect("database"));
-        Fixture { meta, blobs: Arc::new(BlobStore::open(&blobs).expect("open")), dir }
+        Fixture {
+            meta,
+            blobs: Arc::new(BlobStore::open(&blobs).expect("open")),
+            next: AtomicU32::new(1),
+            dir,
+        }
     }
 
-    fn base(&self, entries: &Tree0<'_>) -> Arc<Tree> {
+    fn base(&self, entries: &Entries<'_>) -> Arc<Tree> {
         let batch = self.blobs.batch();
         let dir = TreeMeta::new(FileKind::Dir, 0o755);
         let mut tree = TreeBuilder::new(dir.clone());
@@ -100,13 +108,22 @@ fn split(path: &str) -> (&str, NameRef<'_>) {
 }
 
 impl Scene {
-    fn new(old: &Tree0<'_>, new: &Tree0<'_>) -> Scene {
-        let fixture = Fixture::new();
+    fn new(old: &Entries<'_>, new: &Entries<'_>) -> Scene {
+        Scene::within(&Arc::new(Fixture::new()), old, new)
+    }
+
+    fn within(fixture: &Arc<Fixture>, old: &Entries<'_>, new: &Entries<'_>) -> Scene {
         let (old, new) = (fixture.base(old), fixture.base(new));
         let delta = Delta::between(&old, &new).expect("no collision");
         let (meta, blobs) = (Arc::clone(&fixture.meta), Arc::clone(&fixture.blobs));
-        let volume = Volume::open(VeId(1), old, Vec::new(), meta, blobs, &fixture.dir.path().join("data"));
-        Scene { volume: volume.expect("open"), fixture, delta, on_conflict: OnConflict::Keep }
+        let ve = VeId(fixture.next.fetch_add(1, Ordering::Relaxed));
+        let volume = Volume::open(ve, old, Vec::new(), meta, blobs, &fixture.dir.path().join("data"));
+        Scene {
+            volume: volume.expect("open"),
+            fixture: Arc::clone(fixture),
+            delta,
+            on_conflict: OnConflict::Keep,
+        }
     }
 
     fn on_conflict(self, on_conflict: OnConflict) -> Scene {
@@ -248,7 +265,7 @@ impl Moved {
     }
 
     #[track_caller]
-    fn shows(&self, expected: &Tree0<'_>) {
+    fn shows(&self, expected: &Entries<'_>) {
         let shown = self.shown();
         for (path, text) in expected {
             assert_eq!(shown.get(*path).map(String::as_str), Some(*text), "{path}");

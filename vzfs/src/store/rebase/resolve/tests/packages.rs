@@ -58,7 +58,7 @@ pub(super) fn table(debs: &[Deb<'_>]) -> String {
 }
 
 /// A base with packages, and the directories that every system has.
-pub(super) fn tree(debs: &[Deb<'_>], more: &Tree0<'_>) -> Vec<(String, String)> {
+pub(super) fn tree(debs: &[Deb<'_>], more: &Entries<'_>) -> Vec<(String, String)> {
     const DIRS: [&str; 6] = ["etc/", "usr/bin/", "usr/lib/", "usr/sbin/", "usr/share/", "var/lib/dpkg/info/"];
     let mut entries: Vec<_> = DIRS.iter().map(|dir| ((*dir).to_owned(), String::new())).collect();
     entries.extend(more.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())));
@@ -67,15 +67,16 @@ pub(super) fn tree(debs: &[Deb<'_>], more: &Tree0<'_>) -> Vec<(String, String)> 
     entries
 }
 
-pub(super) fn scene(old: &[Deb<'_>], new: &[Deb<'_>]) -> Scene {
+fn scene(old: &[Deb<'_>], new: &[Deb<'_>]) -> Scene {
     scene_with(tree(old, &[]), tree(new, &[]))
 }
 
 fn scene_with(old: Vec<(String, String)>, new: Vec<(String, String)>) -> Scene {
-    fn borrowed(entries: &[(String, String)]) -> Vec<(&str, &str)> {
-        entries.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect()
-    }
     Scene::new(&borrowed(&old), &borrowed(&new))
+}
+
+pub(super) fn borrowed(entries: &[(String, String)]) -> Vec<(&str, &str)> {
+    entries.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect()
 }
 
 impl Scene {
