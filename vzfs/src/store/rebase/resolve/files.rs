@@ -3,6 +3,7 @@
 use super::content::{Blob, digest_of, read_bounded};
 use super::database;
 use super::depends::broken;
+use super::packages::Standing;
 use super::prepared::STATUS;
 use super::status::Status;
 use super::text::shown;
@@ -42,7 +43,8 @@ impl<'a> Resolver<'a> {
             // A directory of its own; what is hidden below comes by itself.
             return Ok(());
         }
-        if self.packages.own_owner(&item.place).is_some() {
+        if let Some(standing) = self.packages.own_owner(&item.place) {
+            self.check_owners(item, standing)?;
             if new.is_some() && !item.is_info() {
                 self.shadow(item, None);
             }
@@ -67,6 +69,19 @@ impl<'a> Resolver<'a> {
             }
             _ => self.conflict(item, kind, "both are changed"),
         }
+    }
+
+    /// A file that the update adds for one package, and that the VE has of another: dpkg would have refused.
+    fn check_owners(&mut self, item: &Item<'_>, standing: &Standing) -> Result<(), StoreError> {
+        let other = self.packages.owner_in_update(&item.place);
+        if let (None, Some(other)) = (item.hidden.change.old, other) {
+            let text = format!("it belongs to {other} of the update and to {} of the VE", standing.name);
+            if self.sides.on_conflict == OnConflict::Fail {
+                return Err(self.refuse(&format!("/{}", item.text()), &text));
+            }
+            self.resolved.notes.push(format!("/{}: {text}, which stays", item.text()));
+        }
+        Ok(())
     }
 
     /// Whether a link of the VE's leads where the old base's and the new base's do.
@@ -271,7 +286,7 @@ impl<'a> Resolver<'a> {
         let before = broken(own);
         let new: Vec<_> = broken(&merged).into_iter().filter(|text| !before.contains(text)).collect();
         let more = new.len().saturating_sub(MOST);
-        self.resolved.notes.extend(new.into_iter().take(MOST).map(|text| shortened(&text)));
+        self.resolved.notes.extend(new.into_iter().take(MOST));
         if more > 0 {
             self.resolved.notes.push(format!("and {more} more dependencies are not met"));
         }
@@ -410,12 +425,4 @@ fn rule_name(rule: Rule) -> &'static str {
         Rule::Derived => "derived",
         Rule::LastWins => "whole",
     }
-}
-
-/// A sentence with parts that a VE wrote: not longer than somebody reads.
-fn shortened(text: &str) -> String {
-    const SHOWN_CHARS: usize = 300;
-    let text = shown(text.as_bytes());
-    let first: String = text.chars().take(SHOWN_CHARS).collect();
-    if first.len() < text.len() { format!("{first}...") } else { first }
 }

@@ -3,7 +3,7 @@
 use super::absent::change_kind;
 use super::packages::Versions;
 use super::prepared::Place;
-use super::text::{listed, shown};
+use super::text::{listed, shortened, shown};
 use super::{Item, Resolved, Resolver};
 use crate::api::{ChangeKind, OnConflict, Shadowed, ShadowedBy};
 use crate::meta::EntryRecord;
@@ -77,7 +77,7 @@ impl Resolver<'_> {
                 notes.push(format!("the update's {} not shown, {why}", is_or_are(&names)));
             }
         }
-        resolved.notes = notes;
+        resolved.notes = notes.iter().map(|note| shortened(note)).collect();
         resolved.shadowed.sort_by(|a, b| a.path.cmp(&b.path));
         resolved.merged.sort_by(|a, b| a.path.cmp(&b.path));
         resolved.generate.sort_by(|a, b| a.path.cmp(&b.path));

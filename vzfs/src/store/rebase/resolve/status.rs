@@ -6,6 +6,8 @@ use std::ops::Range;
 use super::text::{lines_of, shown};
 use crate::merge::MergeError;
 
+/// Several times what Debian's archive has. A table of nothing but names would take a gigabyte in memory.
+const MAX_PACKAGES: usize = 500_000;
 /// More than Debian has. Without a bound a table made for it would take long to go through.
 const MAX_ARCHITECTURES: usize = 64;
 
@@ -58,6 +60,9 @@ impl Status {
             let stanza = text.get(span.clone()).unwrap_or_default();
             if stanza.trim_ascii().is_empty() {
                 return Ok(());
+            }
+            if packages.len() == MAX_PACKAGES {
+                return Err(MergeError::TooMuch);
             }
             packages.push(package(stanza, span).ok_or_else(|| malformed(line))?);
             Ok(())

@@ -84,7 +84,7 @@ fn configuration_is_merged_line_by_line() {
         Scene::new(&[("etc/c", "a\nb\nc\n")], &[("etc/c", "A\nb\nc\n")]).write("etc/c", "a\nb\nC\n").go();
     moved.shows(&[("etc/c", "A\nb\nC\n")]);
     assert_eq!(moved.merged(), [("etc/c", "text")]);
-    assert_eq!(moved.scene.ino("etc/c").is_private(), true);
+    assert!(moved.scene.ino("etc/c").is_private());
 }
 
 #[test]
@@ -293,13 +293,14 @@ fn logs_and_backups_stay_the_ves() {
     assert_eq!((moved.shadowed(), moved.merged()), (vec![], vec![]));
 }
 
+/// A database of update-alternatives, with the priorities of its choices.
+fn database(choices: &[(&str, i32)]) -> String {
+    let choices: String = choices.iter().map(|(path, priority)| format!("{path}\n{priority}\n")).collect();
+    format!("auto\n/usr/bin/editor\n\n{choices}\n")
+}
+
 #[test]
 fn alternatives_follow_the_merged_databases() {
-    let database = |choices: &[(&str, i32)]| {
-        let choices: String =
-            choices.iter().map(|(path, priority)| format!("{path}\n{priority}\n")).collect();
-        format!("auto\n/usr/bin/editor\n\n{choices}\n")
-    };
     let (path, link) = ("var/lib/dpkg/alternatives/editor", "etc/alternatives/editor");
     let old = database(&[("/bin/nano", 40)]);
     let base = [(path, old.as_str()), (link, "-> /bin/nano")];
@@ -321,11 +322,6 @@ fn alternatives_follow_the_merged_databases() {
 
 #[test]
 fn an_alternative_that_neither_side_shows_is_set_anew() {
-    let database = |choices: &[(&str, i32)]| {
-        let choices: String =
-            choices.iter().map(|(path, priority)| format!("{path}\n{priority}\n")).collect();
-        format!("auto\n/usr/bin/editor\n\n{choices}\n")
-    };
     let (path, link) = ("var/lib/dpkg/alternatives/editor", "etc/alternatives/editor");
     // The VE removed the best, the update added one that is better than the rest and worse than the best.
     let old = database(&[("/bin/ed", 10), ("/bin/nano", 40)]);

@@ -102,7 +102,7 @@ impl Scene {
     fn with_parents(self, path: &str) -> Scene {
         let mut scene = self;
         for (at, _) in path.match_indices('/') {
-            if scene.volume.resolve(path[..at].as_bytes()).expect("resolve").is_none() {
+            if scene.volume.resolve(&path.as_bytes()[..at]).expect("resolve").is_none() {
                 scene = scene.mkdir(&path[..at]);
             }
         }
@@ -393,6 +393,29 @@ fn files_that_a_package_of_the_ve_took_over_stay_its_own() {
         let lines = moved.text(list);
         assert!(lines.contains("/usr/c\n") && !lines.contains("/usr/b\n"), "{lines}");
     }
+}
+
+#[test]
+fn a_file_that_two_packages_have_is_told_of() {
+    let new = deb("bash", "5.2", &[("usr/bin/bash", "bash 5.2"), ("usr/sbin/nginx", "bash 5.2")]);
+    let scene = || scene(&[BASH], &[new]).install(None, NGINX, &table(&[BASH, NGINX]));
+    let moved = scene().go();
+    moved.shows(&[("usr/bin/bash", "bash 5.2"), ("usr/sbin/nginx", "nginx 1.22")]);
+    assert_eq!(moved.shadowed(), ["usr/sbin/nginx: added, own, bash 5.1 5.2"]);
+    assert_eq!(
+        moved.resolved.notes,
+        ["/usr/sbin/nginx: it belongs to bash of the update and to nginx of the VE, which stays"]
+    );
+    assert!(scene().on_conflict(OnConflict::Fail).error().contains("/usr/sbin/nginx"));
+}
+
+#[test]
+fn what_a_ve_writes_into_its_table_is_not_repeated_at_length() {
+    let own = deb("openssl", "3.0.1", &[("usr/bin/openssl", "ssl 3.0.1")]);
+    let own_table = table(&[own]).replace("3.0.1", &format!("9\u{7}{}", "0".repeat(100_000)));
+    let moved = scene(&[SSL], &[SSL_NEW]).install(Some(SSL), own, &own_table).go();
+    assert!(moved.resolved.notes.iter().all(|note| note.len() < 400 && !note.contains('\u{7}')));
+    assert!(moved.shadowed().iter().all(|line| line.len() < 400));
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn files(name: &str, version: u8) -> Vec<(String, String)> {
         (format!("usr/share/{name}/same"), "same".to_owned()),
     ];
     // Every second version has a file more, and one that is called after it.
-    if version % 2 == 0 {
+    if version.is_multiple_of(2) {
         files.push((format!("usr/share/{name}/even/x"), version.to_string()));
     }
     files.push((format!("usr/share/{name}/v{version}"), version.to_string()));
@@ -103,7 +103,7 @@ fn run(fixture: &Arc<Fixture>, old: Versions, new: Versions, acts: [(Did, u8); 4
 #[test]
 fn every_package_is_whole() {
     let fixture = Arc::new(Fixture::new());
-    let config = Config { cases: 256, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 96, failure_persistence: None, ..Config::default() };
     let cases = (versions(), versions(), prop::array::uniform4(did()));
     let outcome = TestRunner::new(config).run(&cases, |(old, new, acts)| {
         run(&fixture, old, new, acts);
