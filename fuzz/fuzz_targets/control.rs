@@ -13,6 +13,7 @@ use tower::ServiceExt;
 use vzfs::api::{ApiError, ErrorCode};
 use vzfs::daemon::router;
 use vzfs::store::Store;
+use vzfs::update::{CommandRunner, Updates};
 use vzfs_fuzz::NoMounts;
 
 #[derive(Arbitrary, Debug)]
@@ -50,7 +51,10 @@ static DAEMON: LazyLock<Daemon> = LazyLock::new(|| {
     let request = serde_json::from_str(r#"{"name":"v","templates":["t"]}"#).expect("a request");
     store.create(&request).expect("made");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    Daemon { runtime, router: router(Arc::new(store)) }
+    let store = Arc::new(store);
+    let commands = CommandRunner { program: "/absent/vzfs".into(), socket: dir.join("socket") };
+    let updates = Updates::of_store(&store, commands).expect("no updates yet");
+    Daemon { runtime, router: router(store, updates) }
 });
 
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::DELETE, Method::PATCH, Method::PUT];
@@ -62,13 +66,14 @@ fuzz_target!(|calls: Vec<Call>| {
 });
 
 fn send(call: &Call) {
-    // Neither may a request read the tester's host, nor make thousands of VEs.
+    // Neither may a request read the tester's host, nor make thousands of VEs, nor wait for days.
     let body = String::from_utf8_lossy(&call.body);
     let request: Option<serde_json::Value> = serde_json::from_str(&body).ok();
     let number = |name| request.as_ref().and_then(|value| value.get(name)?.as_f64());
     let source = request.as_ref().and_then(|value| value.get("source")?.as_str());
     if source.is_some_and(|source| source.starts_with('/'))
         || number("count").is_some_and(|count| count > 20.0)
+        || number("pause_secs").is_some()
     {
         return;
     }
@@ -113,6 +118,12 @@ fn path(path: &FuzzPath) -> String {
         format!("/v1/ves/{name}/diff"),
         format!("/v1/ves/{name}/export"),
         format!("/v1/ves/{name}/commit"),
+        format!("/v1/ves/{name}/shadowed"),
+        "/v1/shadowed".to_owned(),
+        "/v1/updates".to_owned(),
+        format!("/v1/updates/{name}"),
+        format!("/v1/updates/{name}/{other}"),
+        format!("/v1/updates/1/ves/{name}"),
     ];
     routes[*route as usize % routes.len()].clone()
 }

@@ -62,7 +62,7 @@ impl World {
     /// The VE's volume on the base.
     pub fn open(&self, ve: VeId) -> Result<Volume, VolumeError> {
         let (base, meta, blobs) = (Arc::clone(&self.base), Arc::clone(&self.meta), Arc::clone(&self.blobs));
-        let volume = Volume::open(ve, base, Vec::new(), meta, blobs, &self.dir.join("data"))?;
+        let volume = Volume::open(ve, base, meta, blobs, &self.dir.join("data"))?;
         // As for a mount of which the kernel knows nothing any more.
         volume.free_orphans(|_| false)?;
         Ok(volume)

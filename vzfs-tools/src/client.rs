@@ -61,8 +61,29 @@ impl Client {
         progress: &Progress,
     ) -> Result<T> {
         let body = body.map(encode).transpose()?;
+        self.stream(Method::POST, path, body, progress, &mut |line| progress.log(line))
+    }
+
+    /// `GET path` with an event stream as the reply: shows progress, gives away the lines for people, returns the result.
+    pub(crate) fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        progress: &Progress,
+        log: &mut dyn FnMut(&str),
+    ) -> Result<T> {
+        self.stream(Method::GET, path, None, progress, log)
+    }
+
+    fn stream<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        progress: &Progress,
+        log: &mut dyn FnMut(&str),
+    ) -> Result<T> {
         self.wait_for(async {
-            let mut reply = self.send(Method::POST, path, body).await?.into_body();
+            let mut reply = self.send(method, path, body).await?.into_body();
             let mut pending = Vec::new();
             while let Some(chunk) = next_chunk(&mut reply, "the reply").await? {
                 pending.extend_from_slice(&chunk);
@@ -75,7 +96,7 @@ impl Client {
                         Event::Progress { done, total, unit, what } => {
                             progress.step(&what, done, total, &unit)
                         }
-                        Event::Log { message } => progress.log(&message),
+                        Event::Log { message } => log(&message),
                         Event::Result { value } => return decode(value.to_string().as_bytes(), path),
                         Event::Error { error } => return Err(error.into()),
                     }

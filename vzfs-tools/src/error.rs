@@ -26,6 +26,8 @@ pub(crate) enum Exit {
     Damage = 7,
     /// The disk is full.
     NoSpace = 8,
+    /// An update did not reach every VE.
+    Incomplete = 9,
     /// `ve exec` itself failed, not the program.
     ExecFailed = 125,
     /// The program is there but cannot be run.

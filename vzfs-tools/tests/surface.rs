@@ -40,6 +40,15 @@ fn every_documented_form_is_understood() {
         "template import debian@12 src --dry-run",
         "template build os.toml",
         "template build os.toml --dry-run",
+        "template build os.toml --version 12.1 --cascade --cascade-version nginx=1.23",
+        "template patch debian --to 12.1 --upgrade --package curl -p g++ --recommends --cascade",
+        "template patch debian@stable --to 12.1 --file os.toml:/etc/x:0644 --script os.toml --run true --remove /etc/motd",
+        "template patch debian@12 --to 12.1 --overlay src --exclude a/** --source-date-epoch 1700000000 --summary x --dry-run",
+        "template cascade debian --cascade-version nginx=1.23 --dry-run",
+        "template tag debian@12 stable",
+        "template untag debian stable",
+        "template history debian",
+        "template recipe debian out.tar",
         "template list",
         "template show debian",
         "template diff debian@12 debian@13",
@@ -47,12 +56,32 @@ fn every_documented_form_is_understood() {
         "template export debian@12 out.tar",
         "template export debian@12 -",
         "template rm debian@12",
-        "template rm debian@12 --dry-run",
+        "template rm debian@12 --force --dry-run",
         "ve create web -t debian@12",
         "ve create web -t debian -t nginx@1 --count 3",
         "ve create web --template debian --dry-run",
         "ve list",
+        "ve list --selector tier=web,team=a",
+        "ve list --shadowed",
         "ve show web",
+        "update --all --yes",
+        "update --all",
+        "update web db -t debian@12.5 -t nginx --dry-run",
+        "update --selector tier=web --canary 10% --batch 5 --pause 30s --check x --check-timeout 2m --yes",
+        "update -l tier=web --on-conflict take --max-failures 3 --rollback-on-failure --yes --detach",
+        "update -- status",
+        "update status",
+        "update history",
+        "update show 3",
+        "update show 3 web",
+        "update follow 3",
+        "update pause 3",
+        "update resume 3",
+        "update resume 3 --detach",
+        "update stop 3",
+        "update rollback 3",
+        "update rollback 3 web db --detach",
+        "update forget 3",
         "ve rm web",
         "ve rm web --force --dry-run",
         "ve rename web www",
@@ -116,7 +145,25 @@ fn wrong_usage_is_exit_code_2() {
         "ve commit web nginx",
         "template import debian src",
         "template show ../x",
+        "template patch debian --upgrade",
+        "template patch debian --to 12.1 --file os.toml",
+        "template build os.toml --cascade-version nginx=1",
+        "template tag debian 12.1",
+        "template tag debian",
         "--format xml ve list",
+        "update",
+        "update --yes",
+        "update web --all",
+        "update --all --selector a=b",
+        "update --selector a",
+        "update --all --canary 0",
+        "update --all --canary 101%",
+        "update --all --batch 0",
+        "update --all --pause 5x",
+        "update --all --on-conflict maybe",
+        "update show",
+        "update show web",
+        "update --all status",
     ] {
         let output = vzfs(dir.path(), line);
         assert_eq!(output.status.code(), Some(2), "{line}: {}", text(&output.stderr));
@@ -213,6 +260,24 @@ fn refusals_have_their_exit_codes() {
     let output = vzfs(dir.path(), "ve show web");
     assert!(server.join().expect("served").starts_with("GET /v1/ves/web HTTP/1.1\r\n"));
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(3), "vzfs: there is no web\n"));
+}
+
+#[test]
+fn nobody_is_updated_without_being_asked() {
+    let dir = scratch();
+    let server = answer(
+        dir.path(),
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"event\":\"result\",\"value\":{\"digest\":\"0000000000000000000000000000000000000000000000000000000000000000\",\
+          \"dry_run\":false,\"batches\":1,\"ves\":[{\"ve\":\"web\",\"id\":1,\"batch\":0,\"from\":[],\"to\":[],\"state\":\"pending\"}]}}\n",
+    );
+    let output = vzfs(dir.path(), "update --all");
+    let request = server.join().expect("served");
+    assert!(
+        request.starts_with("POST /v1/updates HTTP/1.1\r\n") && request.contains("\"mode\":\"plan\""),
+        "{request}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("hint: add --yes, or --dry-run"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! | 4 | [`archive`] | directories, tars and OCI layouts in; tars out |
 //! | 5 | [`store`] | one store: templates, VEs, bases, locks and its invariants |
 //! | 5 | [`fuse`] | kernel request -> volume call -> reply; the only module that names fuser |
+//! | 6 | [`update`] | rollouts: many VEs moved in batches, with checks and a way back |
 //! | 6 | [`supervisor`] | the process that outlives the daemon and holds its mounts' connections |
 //! | 7 | [`daemon`] | configuration, mounts, control interface, shutdown |
 
@@ -33,4 +34,5 @@ pub mod supervisor;
 pub mod sys;
 pub mod tree;
 pub mod types;
+pub mod update;
 pub mod volume;

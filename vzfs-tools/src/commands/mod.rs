@@ -1,8 +1,11 @@
 //! What each command does: requests to the daemon, and what is printed of the replies.
 
 pub(crate) mod daemon;
+mod difference;
 mod store;
 pub(crate) mod template;
+mod update;
+mod update_text;
 pub(crate) mod ve;
 
 use std::fs::File;
@@ -56,6 +59,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Template(command) => template::run(&context()?, command).map(|()| 0),
         Command::Ve(command) => ve::run(&context()?, command),
+        Command::Update(arguments) => update::run(&context()?, *arguments).map(|()| 0),
         Command::Store(command) => store::run(&context()?, &command).map(|()| 0),
         Command::Daemon(command) => daemon::run(&context()?, &command).map(|()| 0),
         Command::Completions { shell } => completions(shell).map(|()| 0),

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
 use vzfs::api::{
-    CommitVe, CreateVe, MountVe, Removed, RenameVe, ShiftIds, StoreDf, Template, UmountVe, Ve, VolumeChange,
+    CommitVe, CreateVe, MountVe, Removed, RenameVe, Selector, ShadowedFile, ShiftIds, StoreDf, Template,
+    UmountVe, Ve, VeShadows, VolumeChange,
 };
 use vzfs::types::{FileKind, IdShift, TemplateSpec, VeName};
 
 use super::store::ve_space;
 use super::template::{get as get_template, made, must_be_new, must_be_os, sign, totals, type_text};
+use super::update_text::{shadows, versions};
 use super::{Context, absolute, export};
 use crate::cli::{Description, ExecArgs, NewIdShift, VeCommand};
 use crate::error::{Exit, Failure, Result};
@@ -22,9 +25,17 @@ pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
             let labels = labels.into_iter().collect();
             create(context, &CreateVe { name, templates, count, id_shift, labels }, dry_run)
         }
-        VeCommand::List => context.output.show(&context.client.get::<Vec<Ve>>("/v1/ves")?, |ves| list(ves)),
+        VeCommand::List { selector, shadowed: true } => list_shadows(context, selector.as_ref()),
+        VeCommand::List { selector, shadowed: false } => {
+            let ves = selected(context, selector.as_ref())?;
+            context.output.show(&ves, |ves| list(ves))
+        }
         VeCommand::Df { names } => space(context, &names),
-        VeCommand::Show { name } => context.output.show(&get(context, &name)?, show),
+        VeCommand::Show { name } => {
+            let ve = get(context, &name)?;
+            let shadows: VeShadows = context.client.get(&format!("/v1/ves/{name}/shadowed"))?;
+            context.output.show(&Shown { ve, shadowed: shadows.files }, show)
+        }
         VeCommand::Rm { name, force, dry_run } => remove(context, &name, force, dry_run),
         VeCommand::Rename { name, new } => {
             let ve: Ve = context.client.patch(&format!("/v1/ves/{name}"), &RenameVe { name: new })?;
@@ -77,6 +88,31 @@ fn space(context: &Context, names: &[VeName]) -> Result<()> {
     }
     df.ves.retain(|ve| names.is_empty() || names.contains(&ve.ve));
     context.output.show(&df.ves, |ves| ve_space(ves))
+}
+
+/// The VEs with these labels.
+fn selected(context: &Context, selector: Option<&Selector>) -> Result<Vec<Ve>> {
+    let mut ves: Vec<Ve> = context.client.get("/v1/ves")?;
+    ves.retain(|ve| selector.is_none_or(|selector| selector.matches(&ve.labels)));
+    Ok(ves)
+}
+
+/// The files of updates that VEs do not show.
+fn list_shadows(context: &Context, selector: Option<&Selector>) -> Result<()> {
+    let mut all: Vec<VeShadows> = context.client.get("/v1/shadowed")?;
+    if selector.is_some() {
+        let ves = selected(context, selector)?;
+        all.retain(|shadows| ves.iter().any(|ve| ve.name == shadows.ve));
+    }
+    context.output.show(&all, |all| shadows(all))
+}
+
+/// A VE with what it hides of its updates.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    ve: Ve,
+    shadowed: Vec<ShadowedFile>,
 }
 
 /// Asks for one VE.
@@ -188,7 +224,7 @@ fn mounted_at(ve: &Ve) -> String {
     }
 }
 
-fn show(ve: &Ve) -> String {
+fn show(Shown { ve, shadowed }: &Shown) -> String {
     let mut rows = vec![
         ("VE", ve.name.to_string()),
         ("number", ve.id.0.to_string()),
@@ -204,6 +240,9 @@ fn show(ve: &Ve) -> String {
         ("shared", size(ve.base_bytes)),
     ]);
     rows.extend(ve.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
+    rows.extend(shadowed.iter().map(|file| {
+        ("shadowed", format!("/{} ({}, update {})", file.shadowed.path, versions(file), file.rollout))
+    }));
     fields(rows)
 }
 
@@ -272,6 +311,11 @@ fn commit(
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
+        merge: Vec::new(),
+        version_of: None,
+        rebuilds: None,
+        recipe: None,
+        steps: Vec::new(),
     };
     let template = send_commit(context, name, &request)?;
     context.output.done(&template, made)

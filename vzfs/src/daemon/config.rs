@@ -59,6 +59,9 @@ pub struct Args {
     /// How fast that reads, in MiB a second.
     #[arg(long, value_name = "MIB", env = "VZFS_SCRUB_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub scrub_rate: u32,
+    /// The program that enters VEs, for the commands that updates run in them; the one beside this program unless given.
+    #[arg(long, value_name = "PATH")]
+    pub vzfs: Option<PathBuf>,
     /// Set by the command for the process that it leaves in the background: it tells on standard output when it is
     /// ready.
     #[arg(long, hide = true)]
@@ -82,6 +85,8 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// Threads of each mount.
     pub threads: usize,
+    /// The command `vzfs`, which knows how to run programs in VEs.
+    pub vzfs: PathBuf,
     /// Scheduled checks; `None` for none.
     pub scrub: Option<Scrub>,
 }
@@ -133,12 +138,19 @@ impl Args {
                 PassthroughChoice::Off => Passthrough::Off,
             },
             threads: self.threads.map_or(cpus.min(MAX_DEFAULT_THREADS), usize::from),
+            vzfs: self.vzfs.as_ref().map_or_else(|| Ok(beside("vzfs")), absolute)?,
             scrub: self
                 .scrub_interval
                 .0
                 .map(|interval| Scrub { interval, bytes_per_second: u64::from(self.scrub_rate) << 20 }),
         })
     }
+}
+
+/// A program in the folder of this one.
+fn beside(name: &str) -> PathBuf {
+    // The kernel says of a program that was replaced since that it is deleted, but not of its folder.
+    std::env::current_exe().map_or_else(|_| PathBuf::from(name), |program| program.with_file_name(name))
 }
 
 #[cfg(test)]
@@ -152,6 +164,7 @@ mod tests {
         let args = Args::try_parse_from(["vzfsd", "--store", "s", "--threads", "3", "--passthrough", "off"]);
         let config = args.expect("legal").resolve().expect("resolves");
         assert!(config.store.is_absolute());
+        assert!(config.vzfs.is_absolute() && config.vzfs.ends_with("vzfs"));
         assert_eq!((config.threads, config.passthrough), (3, Passthrough::Off));
         assert!(Args::try_parse_from(["vzfsd", "--threads", "0"]).is_err());
         let scrub = |arguments: &[&str]| {

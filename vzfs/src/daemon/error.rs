@@ -14,6 +14,7 @@ use crate::meta::MetaError;
 use crate::store::stack::StackError;
 use crate::store::{BoxError, StoreError};
 use crate::tree::TreeError;
+use crate::update::UpdateError;
 use crate::volume::VolumeError;
 
 /// An error as an HTTP reply.
@@ -24,6 +25,43 @@ impl IntoResponse for Refusal {
         let status =
             StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self.0)).into_response()
+    }
+}
+
+/// An error that a client is told of.
+pub(super) trait Told: Send + 'static {
+    /// What it is told.
+    fn told(&self) -> ApiError;
+}
+
+impl Told for StoreError {
+    fn told(&self) -> ApiError {
+        api_error(self)
+    }
+}
+
+impl Told for UpdateError {
+    fn told(&self) -> ApiError {
+        let (code, hint) = match self {
+            UpdateError::Store(error) => return api_error(error),
+            UpdateError::Records(error) => {
+                tracing::error!(%error, "a request failed");
+                (meta_code(error), None)
+            }
+            UpdateError::Unknown(_) | UpdateError::UnknownVe { .. } => {
+                (ErrorCode::NotFound, Some("`vzfs update history` shows what there is".to_owned()))
+            }
+            UpdateError::Invalid(_) | UpdateError::NotMoved { .. } => (ErrorCode::Invalid, None),
+            UpdateError::OtherPlan => (ErrorCode::Invalid, Some("look at it again".to_owned())),
+            UpdateError::Taken { id, .. } => {
+                let hint = format!("wait until it is done, or end it: `vzfs update stop {id}`");
+                (ErrorCode::InUse, Some(hint))
+            }
+            UpdateError::State { .. } => (ErrorCode::InUse, None),
+            UpdateError::Closing => (ErrorCode::Busy, None),
+        };
+        let reply = ApiError::new(code, self.to_string());
+        hint.map_or_else(|| reply.clone(), |hint| reply.clone().with_hint(hint))
     }
 }
 
@@ -45,15 +83,24 @@ pub(super) fn api_error(error: &StoreError) -> ApiError {
 
 fn code(error: &StoreError) -> ErrorCode {
     match error {
-        StoreError::UnknownTemplate(_) | StoreError::UnknownVe(_) => ErrorCode::NotFound,
-        StoreError::TemplateExists(_) | StoreError::VeExists(_) => ErrorCode::Exists,
+        StoreError::UnknownTemplate(_)
+        | StoreError::UnknownVe(_)
+        | StoreError::UnknownTag { .. }
+        | StoreError::NoRecipe(_) => ErrorCode::NotFound,
+        StoreError::TemplateExists(_)
+        | StoreError::VersionIsTag(_)
+        | StoreError::TagIsVersion(_)
+        | StoreError::VeExists(_) => ErrorCode::Exists,
         StoreError::TemplateBusy(_)
         | StoreError::VeBusy(_)
+        | StoreError::Moving(_)
         | StoreError::VeRemoving(_)
         | StoreError::Locked { .. }
         | StoreError::Verifying
         | StoreError::Closing => ErrorCode::Busy,
         StoreError::TemplateInUse { .. }
+        | StoreError::NeededByUpdate { .. }
+        | StoreError::Tagged { .. }
         | StoreError::Mounted { .. }
         | StoreError::MountpointTaken { .. }
         | StoreError::MountBusy { .. } => ErrorCode::InUse,
@@ -61,6 +108,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::TwoOs(..)
         | StoreError::Twice(_)
         | StoreError::Unfit { .. }
+        | StoreError::Reapply { .. }
         | StoreError::Requires { .. } => ErrorCode::Unfit,
         StoreError::NotAStore { .. }
         | StoreError::Path { .. }
@@ -206,9 +254,24 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::TemplateExists(_), _) => {
             "a template never changes: give the new one another version, or remove the old one".to_owned()
         }
+        (StoreError::VersionIsTag(_), _) => "take the tag away first, or choose another version".to_owned(),
+        (StoreError::TagIsVersion(_), _) => "choose another tag".to_owned(),
+        (StoreError::UnknownTag { name, .. }, _) => {
+            format!("`vzfs template history {name}` shows what there is")
+        }
+        (StoreError::Tagged { spec, .. }, _) => {
+            format!("move its tags, take them away (`vzfs template untag {} TAG`), or add --force", spec.name)
+        }
+        (StoreError::Reapply { os, .. }, _) => {
+            format!("build it anew on {os}, or give it merge rules for these files")
+        }
         (StoreError::Verifying, _) => "`vzfs store verify --status` says how far it is".to_owned(),
         (StoreError::TemplateBusy(_), _) => "wait until that is done".to_owned(),
         (StoreError::TemplateInUse { .. }, _) => "remove these first".to_owned(),
+        (StoreError::NeededByUpdate { updates, .. }, _) => {
+            let id = updates.first().copied().unwrap_or_default();
+            format!("`vzfs update forget {id}` gives the way back up, `vzfs update rollback {id}` takes it")
+        }
         (StoreError::Mounted { ve, .. }, _) => format!("unmount it first: `vzfs ve umount {ve}`"),
         (StoreError::MountBusy { .. }, _) => {
             "end the programs that use it, or unmount with --force: they keep it until they end".to_owned()

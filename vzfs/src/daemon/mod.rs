@@ -4,7 +4,7 @@
 //!
 //! Life: [`Args`] are resolved once into a [`Config`]; [`start`] opens the store, listens, mounts what was mounted before, tells
 //! whoever waits that it is ready, and then answers requests until SIGTERM or SIGINT. It then stops accepting, gives running requests a
-//! moment, and takes all mounts away; they come back at the next start.
+//! moment, and takes all mounts away; they come back at the next start. Rollouts that were running go on when the mounts are there ([`updates`]).
 //!
 //! Requests are answered on one asynchronous thread that does no work: whatever touches the store runs on blocking threads
 //! ([`routes`]), and what takes long tells how far it is through a stream ([`streams`]). No request takes a lock here.
@@ -19,6 +19,7 @@ mod routes;
 mod scrub;
 mod server;
 mod streams;
+mod updates;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use server::Listener;
 
 use crate::store::{Store, StoreError};
 use crate::supervisor::Link;
+use crate::update::{CommandRunner, UpdateError, Updates};
 use handover::{Ending, Supervised};
 use mounter::FuseMounter;
 
@@ -50,6 +52,9 @@ pub enum DaemonError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The rollouts cannot be read.
+    #[error(transparent)]
+    Updates(#[from] UpdateError),
     /// Another daemon listens there.
     #[error("another daemon listens on {}", .0.display())]
     SocketTaken(PathBuf),
@@ -85,6 +90,7 @@ impl DaemonError {
     pub fn hint(&self) -> Option<String> {
         match self {
             DaemonError::Store(error) => error::api_error(error).hint,
+            DaemonError::Updates(error) => error::Told::told(error).hint,
             DaemonError::SocketTaken(_) => {
                 Some("stop it, or give this one another --socket and --store".to_owned())
             }
@@ -103,7 +109,9 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
         .enable_all()
         .build()
         .map_err(DaemonError::io("start the runtime"))?;
-    let result = runtime.block_on(serve(config, &store, link, ready));
+    let commands = CommandRunner { program: config.vzfs.clone(), socket: config.socket.clone() };
+    let updates = Updates::of_store(&store, commands)?;
+    let result = runtime.block_on(serve(config, &store, &updates, link, ready));
     // Requests that are still running are cut off: whatever they did not finish, the next start cleans up.
     runtime.shutdown_background();
     result
@@ -125,6 +133,7 @@ fn open_store(config: &Config, mounter: Box<FuseMounter>) -> Result<Store, Daemo
 async fn serve(
     config: &Config,
     store: &Arc<Store>,
+    updates: &Arc<Updates>,
     link: Option<Arc<Link>>,
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
@@ -160,7 +169,8 @@ async fn serve(
         }
         tracing::info!(store = %store.dir().display(), socket = %config.socket.display(), "ready");
         ready();
-        let mut routes = router(Arc::clone(store));
+        updates.go_on();
+        let mut routes = router(Arc::clone(store), Arc::clone(updates));
         if let Some(supervised) = supervised {
             routes = supervised.router().merge(routes);
         }
@@ -189,8 +199,12 @@ async fn serve(
     };
     let ((), result) = tokio::join!(signals, service);
     let leaving = *ending.borrow() == Some(Ending::Leave);
-    let closing = Arc::clone(store);
-    let close = move || if leaving { closing.leave() } else { closing.close() };
+    let (closing, rollouts) = (Arc::clone(store), Arc::clone(updates));
+    let close = move || {
+        // While VEs still answer: what is under way in them comes to an end or is given up.
+        rollouts.close();
+        if leaving { closing.leave() } else { closing.close() }
+    };
     if let Err(error) = tokio::task::spawn_blocking(close).await {
         tracing::error!(%error, "closing the store failed");
     }

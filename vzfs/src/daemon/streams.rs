@@ -11,7 +11,7 @@ use futures_core::Stream;
 use serde::Serialize;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-use super::error::{Refusal, api_error};
+use super::error::{Refusal, Told, api_error};
 use crate::api::{ApiError, EVENTS_CONTENT_TYPE, ErrorCode, Event, TAR_CONTENT_TYPE};
 use crate::store::{Events, StoreError};
 
@@ -43,8 +43,8 @@ impl<T: Unpin> Stream for ChannelBody<T> {
 /// Runs a long action on a blocking thread and streams what it tells, and at last its result or its error.
 ///
 /// A reader that goes away does not stop the action: it ends as if somebody had read it.
-pub(super) fn events<T: Serialize>(
-    action: impl FnOnce(&dyn Events) -> Result<T, StoreError> + Send + 'static,
+pub(super) fn events<T: Serialize, E: Told>(
+    action: impl FnOnce(&dyn Events) -> Result<T, E> + Send + 'static,
 ) -> Response {
     let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
     tokio::task::spawn_blocking(move || {
@@ -53,7 +53,7 @@ pub(super) fn events<T: Serialize>(
             Ok(value) => Event::result(&value).unwrap_or_else(|error| Event::Error {
                 error: ApiError::new(ErrorCode::Internal, format!("cannot write the result: {error}")),
             }),
-            Err(error) => Event::Error { error: api_error(&error) },
+            Err(error) => Event::Error { error: error.told() },
         };
         if let Some(line) = line(&last) {
             let _ = events.0.blocking_send(Ok(line));
@@ -77,6 +77,10 @@ impl Events for ChannelEvents {
         if let Some(line) = line(&Event::Log { message: message.to_owned() }) {
             let _ = self.0.blocking_send(Ok(line));
         }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.is_closed()
     }
 }
 

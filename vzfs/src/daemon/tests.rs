@@ -49,6 +49,9 @@ impl Server {
         let dir = tempfile::tempdir_in("/var/tmp").expect("a folder in /var/tmp");
         let socket = dir.path().join("run/socket");
         let store = Store::create_or_open(&dir.path().join("store"), Box::new(NoMounts)).expect("a store");
+        let store = Arc::new(store);
+        let commands = CommandRunner { program: "/absent/vzfs".into(), socket: socket.clone() };
+        let updates = Updates::of_store(&store, commands).expect("no updates");
         let (listening, wait) = std::sync::mpsc::channel();
         let path = socket.clone();
         // It ends with the test's process: nothing has to be waited for.
@@ -56,7 +59,7 @@ impl Server {
             runtime().block_on(async {
                 let listener = Listener::bind(&path).expect("listens");
                 listening.send(()).expect("the test waits");
-                axum::serve(listener, router(Arc::new(store))).await
+                axum::serve(listener, router(store, updates)).await
             })
         });
         wait.recv().expect("listens");
@@ -252,4 +255,52 @@ fn the_socket_is_private_and_taken_once() {
     let refused = bind(&file);
     assert!(matches!(refused, Err(DaemonError::NotASocket(_))));
     assert_eq!(fs::read(&file).expect("there"), b"precious");
+}
+
+#[test]
+fn updates_are_planned_and_what_cannot_be_is_refused() {
+    let server = Server::start();
+    server.import("debian@12");
+    server.json("POST", "/v1/ves", json!({"name": "web", "templates": ["debian"], "labels": {"tier": "1"}}));
+    let plan = |body: Value| server.events("/v1/updates", body).pop().expect("an event");
+    let Event::Result { value } = plan(json!({"all": true, "mode": "plan"})) else { panic!("no plan") };
+    assert_eq!(value["ves"][0]["state"], "current");
+    server.import("debian@12.1");
+    let Event::Result { value } = plan(json!({"selector": {"tier": "1"}, "mode": "plan"})) else {
+        panic!("no plan")
+    };
+    let to = |number: usize| value["ves"][0]["to"][number]["spec"]["version"].clone();
+    assert_eq!((value["ves"][0]["state"].clone(), to(0)), (json!("pending"), json!("12.1")));
+    for (body, code) in [
+        (json!({}), ErrorCode::Invalid),
+        (json!({"all": true, "ves": ["web"]}), ErrorCode::Invalid),
+        (json!({"all": true, "batch": 0}), ErrorCode::Invalid),
+        (json!({"ves": ["db"]}), ErrorCode::NotFound),
+        (json!({"selector": {"tier": "2"}}), ErrorCode::Invalid),
+        (json!({"all": true, "templates": ["nginx"]}), ErrorCode::Invalid),
+        (json!({"all": true, "templates": ["debian@9"]}), ErrorCode::NotFound),
+        (json!({"all": true, "check": "true"}), ErrorCode::Invalid),
+        (json!({"all": true, "plan": crate::types::Digest::of(b"another")}), ErrorCode::Invalid),
+    ] {
+        let last = plan(body.clone());
+        assert!(matches!(&last, Event::Error { error } if error.code == code), "{body}: {last:?}");
+    }
+    assert_eq!(server.json("GET", "/v1/updates", Value::Null), (200, json!([])));
+    for (method, path) in [
+        ("GET", "/v1/updates/1"),
+        ("DELETE", "/v1/updates/1"),
+        ("GET", "/v1/updates/1/ves/web"),
+        ("POST", "/v1/updates/1/pause"),
+        ("POST", "/v1/updates/1/resume"),
+        ("POST", "/v1/updates/1/stop"),
+        ("POST", "/v1/updates/1/rollback"),
+    ] {
+        assert_eq!(server.refusal(method, path, Value::Null).code, ErrorCode::NotFound, "{method} {path}");
+    }
+    assert_eq!(server.refusal("GET", "/v1/updates/x", Value::Null).code, ErrorCode::Invalid);
+    assert_eq!(server.json("GET", "/v1/shadowed", Value::Null), (200, json!([])));
+    assert_eq!(
+        server.json("GET", "/v1/ves/web/shadowed", Value::Null),
+        (200, json!({"ve": "web", "files": []}))
+    );
 }

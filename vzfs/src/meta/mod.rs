@@ -1,14 +1,14 @@
 //! The catalog and the private tables, on one RocksDB database per store. No other module names rocksdb.
 //!
 //! Concepts
-//! - The *catalog* holds a few small JSON records (templates, VEs, bases, settings). Each write is synced before it returns.
+//! - The *catalog* holds a few small JSON records (templates, tags, VEs, bases, settings). Each write is synced before it returns.
 //! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
 //!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
 //!   a prefix of the operations.
 //!
 //! Invariants (kept by `volume`, which is the only writer of the private tables)
 //! - M1: every entry that is no whiteout names an inode that has a record.
-//! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed and forgotten.
+//! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed.
 //! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
 
 mod keys;
@@ -71,8 +71,16 @@ pub enum Table {
     Ve,
     /// Bases by the digest of their stack.
     Base,
+    /// Tags of templates by `NAME@TAG`.
+    Tag,
     /// Store-wide settings and counters.
     Setting,
+    /// Rollouts by number, and their VEs by number of rollout and VE.
+    Update,
+    /// What moving a VE did, by number of rollout and VE.
+    UpdateReport,
+    /// What a VE does not show of its updates, by the number of the VE.
+    Shadowed,
 }
 
 impl Table {
@@ -81,7 +89,11 @@ impl Table {
             Table::Template => "template/",
             Table::Ve => "ve/",
             Table::Base => "base/",
+            Table::Tag => "tag/",
             Table::Setting => "setting/",
+            Table::Update => "update/",
+            Table::UpdateReport => "update-report/",
+            Table::Shadowed => "shadowed/",
         }
     }
 }

@@ -13,6 +13,10 @@ pub trait Events: Sync {
     fn progress(&self, done: u64, total: Option<u64>, unit: &'static str, what: &'static str);
     /// Something worth telling that is no failure.
     fn log(&self, message: &str);
+    /// Whether nobody listens any more. Actions that change something go on all the same.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// Nobody is told.

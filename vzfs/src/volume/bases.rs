@@ -18,11 +18,17 @@ pub(super) struct Bases {
 }
 
 impl Bases {
-    /// The current base, and those before it.
-    pub(super) fn new(current: Arc<Tree>, retired: Vec<Arc<Tree>>) -> Bases {
-        let trees: boxcar::Vec<_> = retired.into_iter().collect();
+    pub(super) fn new(current: Arc<Tree>) -> Bases {
+        let trees = boxcar::Vec::new();
         let current = AtomicUsize::new(trees.push(current));
         Bases { trees, current }
+    }
+
+    /// Bases before the current one.
+    pub(super) fn add_retired(&self, trees: Vec<Arc<Tree>>) {
+        for tree in trees {
+            self.trees.push(tree);
+        }
     }
 
     pub(super) fn current(&self) -> &Arc<Tree> {

@@ -116,8 +116,8 @@ impl Opens {
 struct Source {
     digest: Digest,
     size: u64,
-    /// Whether the inode had a name when the copy was begun.
-    named: bool,
+    /// The base when the copy was begun, if the inode had a name then.
+    named_in: Option<Digest>,
 }
 
 /// What became of a finished copy.
@@ -226,7 +226,8 @@ impl Volume {
                 let node = self.node(ino)?;
                 let Some((digest, size)) = blob_of(&node) else { return Ok(false) };
                 self.check_named(&node)?;
-                (Source { digest, size, named: node.nlink() > 0 }, self.attr_of(ino, &node)?)
+                let named_in = (node.nlink() > 0).then(|| self.base().digest());
+                (Source { digest, size, named_in }, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
             let copy = self.data.create(id)?;
@@ -256,15 +257,15 @@ impl Volume {
     /// Puts a finished copy in place of the blob it was made from.
     ///
     /// # Errors
-    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode; and for what lost its names
-    /// while it was copied: a rebase may have given them to another inode, and what is written next would be lost.
+    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode; and for what a rebase
+    /// took the names from while it was copied: what is written next would be lost.
     fn install(&self, ino: Ino, source: &Source, id: u64, copy: File, resized: bool) -> Result<Installed> {
         let _exclusive = self.names.write();
         let node = self.node(ino)?;
         if blob_of(&node).map(|(now, _)| now) != Some(source.digest) {
             return Ok(Installed::No);
         }
-        if source.named && node.nlink() == 0 {
+        if node.nlink() == 0 && source.named_in.is_some_and(|base| base != self.base().digest()) {
             return Err(VolumeError::Stale);
         }
         let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };

@@ -163,12 +163,10 @@ enum Node<'a> {
 impl Volume {
     /// Opens a VE's filesystem.
     ///
-    /// `retired` are the bases that it had since it was mounted, if it still is. `data` is the store's folder of private data; the VE's own is
-    /// made below it when needed.
+    /// `data` is the store's folder of private data; the VE's own is made below it when needed.
     pub fn open(
         ve: VeId,
         base: Arc<Tree>,
-        retired: Vec<Arc<Tree>>,
         meta: Arc<Meta>,
         blobs: Arc<BlobStore>,
         data: &Path,
@@ -176,7 +174,7 @@ impl Volume {
         let first_number = meta.next_number(ve)?;
         Ok(Volume {
             ve,
-            bases: Bases::new(base, retired),
+            bases: Bases::new(base),
             meta,
             first_number,
             blobs,
@@ -212,6 +210,12 @@ impl Volume {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// With the bases that it had since it was mounted, if it still is: the kernel may know files of theirs.
+    pub fn with_retired(self, retired: Vec<Arc<Tree>>) -> Volume {
+        self.bases.add_retired(retired);
+        self
     }
 
     /// The VE.
@@ -258,7 +262,10 @@ impl Volume {
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _shared = self.names.read();
-        self.dir_node(dir)?;
+        // A removed directory shows nothing, whatever a later base has in it.
+        if self.dir_node(dir)?.nlink() == 0 {
+            return Err(VolumeError::NotFound);
+        }
         let (ino, _) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         self.attr_of(ino, &self.node(ino)?)
     }

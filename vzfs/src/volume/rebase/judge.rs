@@ -9,6 +9,14 @@ use crate::tree::{Delta, InodeChange, NameChange, NodeView, Target};
 use crate::types::{FileKind, Ino, Name, Timestamp};
 use crate::volume::{Node, Result, Volume, VolumeError, touch};
 
+/// An inode of the new base that takes the place of one of which the VE changed attributes, at these names.
+struct Succession {
+    ino: Ino,
+    places: Vec<(Ino, Name)>,
+    /// The other, as it was.
+    before: (Ino, InodeRecord),
+}
+
 /// Decides what becomes of a volume's private layer. The caller holds `names`.
 pub(super) struct Judge<'v> {
     pub(super) volume: &'v Volume,
@@ -24,6 +32,8 @@ pub(super) struct Judge<'v> {
     shown: HashMap<Ino, bool>,
     /// Private inodes that are what the new base has under another number.
     stand_ins: HashSet<Ino>,
+    /// Who follows whom, decided and not done yet.
+    successions: Vec<Succession>,
     /// Names that edits decided about.
     edited: HashSet<(Ino, Name)>,
     pub(super) rebased: Rebased,
@@ -41,6 +51,7 @@ impl<'v> Judge<'v> {
             counted: BTreeSet::new(),
             shown: HashMap::new(),
             stand_ins: HashSet::new(),
+            successions: Vec::new(),
             edited: HashSet::new(),
             rebased: Rebased::default(),
         }
@@ -53,9 +64,12 @@ impl<'v> Judge<'v> {
             entries.into_iter().filter(|(dir, name)| concerns_name(delta, *dir, name)).collect();
         let inodes: BTreeSet<_> = found.inodes.into_iter().chain(written.inodes).collect();
         let inodes: Vec<_> = inodes.into_iter().filter(|ino| concerns_inode(delta, *ino)).collect();
+        // What goes first, so that a directory is not kept for the sake of it.
         for ino in &inodes {
-            if delta.inode(*ino) == Some(InodeChange::Gone) {
-                self.carry_over(*ino)?;
+            match delta.inode(*ino) {
+                Some(InodeChange::Gone) => self.let_go(*ino)?,
+                Some(InodeChange::Altered) => self.alter(*ino)?,
+                Some(InodeChange::Came) | None => {}
             }
         }
         for (dir, name) in &entries {
@@ -64,10 +78,13 @@ impl<'v> Judge<'v> {
                 self.keep_dir(*dir)?;
             }
         }
+        for Succession { ino, places, before } in std::mem::take(&mut self.successions) {
+            self.succeed(ino, places, &before)?;
+        }
         for ino in &inodes {
             match delta.inode(*ino) {
                 Some(InodeChange::Came) => self.come_back(*ino)?,
-                Some(InodeChange::Altered) => self.alter(*ino)?,
+                Some(InodeChange::Altered) => self.spread(*ino)?,
                 Some(InodeChange::Gone) | None => {}
             }
         }
@@ -184,7 +201,7 @@ impl<'v> Judge<'v> {
 
     /// An inode that has a record and that the new base does not have. If the VE changed nothing but attributes and took away names, what the
     /// new base has at its names inherits that.
-    fn carry_over(&mut self, ino: Ino) -> Result<()> {
+    fn let_go(&mut self, ino: Ino) -> Result<()> {
         let Some(record) = self.record(ino)? else { return Ok(()) };
         let old = self.old_view(ino)?;
         if record.kind == FileKind::Dir || record.nlink == 0 || !same_content(&record, &old) {
@@ -196,10 +213,8 @@ impl<'v> Judge<'v> {
                 places.push(place);
             }
         }
-        if places.len() as u64 != u64::from(record.nlink) {
-            // It has names that the VE gave it.
-            return Ok(());
-        }
+        // The others the VE gave it.
+        let left = record.nlink.saturating_sub(u32::try_from(places.len()).unwrap_or(u32::MAX));
         let mut successors: BTreeMap<Ino, Vec<(Ino, Name)>> = BTreeMap::new();
         for (dir, name) in places {
             let new = self.delta.name(dir, &name).and_then(|change| change.new);
@@ -210,32 +225,34 @@ impl<'v> Judge<'v> {
                 successors.entry(successor).or_default().push((dir, name));
             }
         }
-        for (successor, places) in successors {
-            self.succeed(successor, places, &record, &old)?;
+        let succession =
+            |(successor, places)| Succession { ino: successor, places, before: (ino, record.clone()) };
+        self.successions.extend(successors.into_iter().map(succession));
+        if left == 0 {
+            self.orphan(ino, record);
+        } else if left < record.nlink {
+            self.put_record(ino, InodeRecord { nlink: left, ctime: self.now, ..record });
         }
-        self.orphan(ino, record);
         Ok(())
     }
 
     /// Gives an inode of the new base what the VE changed of the one that it follows, at these names.
-    fn succeed(
-        &mut self,
-        ino: Ino,
-        places: Vec<(Ino, Name)>,
-        before: &InodeRecord,
-        old: &NodeView<'_>,
-    ) -> Result<()> {
-        let view = self.new_view(ino)?;
+    fn succeed(&mut self, ino: Ino, places: Vec<(Ino, Name)>, before: &(Ino, InodeRecord)) -> Result<()> {
+        let (view, old) = (self.new_view(ino)?, self.old_view(before.0)?);
         let plain = self.volume.record_of(Node::Base(view));
         let mut record = plain.clone();
-        inherit(&mut record, before, old);
+        inherit(&mut record, &before.1, &old);
         let mut number = ino;
         let mut visible = Vec::new();
         match self.record(ino)? {
-            // The VE has it already, from an earlier base.
+            // The VE has it already, from an earlier base, or as the successor of another file too.
             Some(own) if own.nlink > 0 => {
                 record = own;
-                visible = places;
+                for (dir, name) in places {
+                    if self.entry(dir, &name)?.is_none() {
+                        visible.push((dir, name));
+                    }
+                }
                 record.nlink += u32::try_from(visible.len()).unwrap_or(u32::MAX);
             }
             // Somebody has it open and goes on with it under this number.
@@ -253,7 +270,15 @@ impl<'v> Judge<'v> {
                         visible.push((dir, name));
                     }
                 }
-                if record == plain && visible.len() == all {
+                // A hard link of a file that the VE has not touched stays what it is.
+                let is_other = |(dir, name): &(Ino, Name)| {
+                    self.delta
+                        .old
+                        .lookup(*dir, name.as_ref())
+                        .is_some_and(|old| matches!(old.target, Target::Node(ino, _) if ino != before.0))
+                };
+                let others = visible.iter().any(is_other);
+                if others || (record == plain && visible.len() == all) {
                     if known.is_some() {
                         self.inodes.insert(ino, None);
                     }
@@ -332,14 +357,21 @@ impl<'v> Judge<'v> {
         if bare.is_empty() {
             return Ok(());
         }
-        if record.nlink > 0 {
-            // The VE has given it other names since, or changed it. What it took away stays away.
+        if record.nlink > 0 && record.kind == FileKind::Dir {
+            // The VE has moved it: it has one name.
             for (dir, name) in bare {
                 self.put_entry(dir, name, EntryRecord::Whiteout);
-                if record.kind == FileKind::Dir {
-                    self.counted.insert(dir);
-                }
+                self.counted.insert(dir);
             }
+            return Ok(());
+        }
+        if record.nlink > 0 {
+            // The VE has given it other names. Those that it took away are hidden, and these went with an earlier base.
+            let nlink = record.nlink + u32::try_from(bare.len()).unwrap_or(u32::MAX);
+            for (dir, name) in bare {
+                self.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+            }
+            self.put_record(ino, InodeRecord { nlink, ctime: self.now, ..record });
             return Ok(());
         }
         // Without names: it is only still open.
@@ -359,49 +391,56 @@ impl<'v> Judge<'v> {
         Ok(())
     }
 
-    /// An inode that both bases have, and of which there is a record.
+    /// An inode that both bases have, and of which there is a record: its attributes, and names that are taken away.
     fn alter(&mut self, ino: Ino) -> Result<()> {
-        let Some(mut record) = self.record(ino)? else { return Ok(()) };
+        let Some(mut record) = self.record(ino)?.filter(|record| record.nlink > 0) else { return Ok(()) };
         let (old, new) = (self.old_view(ino)?, self.new_view(ino)?);
-        if record.nlink > 0 {
-            let mut inherited = self.volume.record_of(Node::Base(new));
-            inherit(&mut inherited, &record, &old);
-            let changed = (inherited.perm, inherited.uid, inherited.gid, &inherited.xattrs)
-                != (record.perm, record.uid, record.gid, &record.xattrs);
-            if changed {
-                record = InodeRecord { ctime: self.now, ..record };
-                (record.perm, record.uid, record.gid) = (inherited.perm, inherited.uid, inherited.gid);
-                record.xattrs = inherited.xattrs;
-                self.inodes.insert(ino, Some(record.clone()));
-                self.rebased.inodes.push(ino);
+        let before = record.clone();
+        let mut inherited = self.volume.record_of(Node::Base(new));
+        inherit(&mut inherited, &record, &old);
+        (record.perm, record.uid, record.gid) = (inherited.perm, inherited.uid, inherited.gid);
+        record.xattrs = inherited.xattrs;
+        if record.kind != FileKind::Dir {
+            // Content of the VE's own keeps a name. Which of both sides a name came from cannot be told when the base goes back.
+            let least = u32::from(!same_content(&record, &new));
+            let has = names_of(&new);
+            for place in names_of(&old).difference(&has) {
+                let own = self.entry(place.0, &place.1)? == Some(EntryRecord::Node(ino, record.kind));
+                if own && record.nlink > least {
+                    self.remove_entry(place.0, place.1.clone());
+                    record.nlink -= 1;
+                }
             }
         }
-        if record.kind == FileKind::Dir {
-            return Ok(());
+        if record != before {
+            record.ctime = self.now;
+            self.put_record(ino, record);
         }
-        let had: HashSet<_> = old.names().map(|(dir, name)| (dir, name.to_name())).collect();
-        if record.nlink == 0 {
+        Ok(())
+    }
+
+    /// The same: names that it got. They lead to what the VE made of it, as hard links do.
+    fn spread(&mut self, ino: Ino) -> Result<()> {
+        let Some(mut record) = self.record(ino)?.filter(|record| record.kind != FileKind::Dir) else {
+            return Ok(());
+        };
+        let (had, new) = (names_of(&self.old_view(ino)?), self.new_view(ino)?);
+        if self.volume.meta.inode(self.volume.ve, ino)?.is_some_and(|before| before.nlink == 0) {
             return self.adopt_names(ino, record, new, |place| !had.contains(place));
         }
-        // Further names of what the VE changed lead to what it made of it, as hard links do; and names that are taken away, are.
-        let has: HashSet<_> = new.names().map(|(dir, name)| (dir, name.to_name())).collect();
         let names = record.nlink;
-        for place in has.difference(&had) {
+        for place in names_of(&new).difference(&had) {
             if self.is_visible(place.0, &place.1)? {
                 self.put_entry(place.0, place.1.clone(), EntryRecord::Node(ino, record.kind));
                 record.nlink += 1;
             }
         }
-        for place in had.difference(&has) {
-            let own = self.entry(place.0, &place.1)? == Some(EntryRecord::Node(ino, record.kind));
-            if own && record.nlink > 1 {
-                self.remove_entry(place.0, place.1.clone());
-                record.nlink -= 1;
-            }
-        }
-        if record.nlink != names {
+        if record.nlink == 0 {
+            // It lost the last name that the VE had left it.
+            self.orphan(ino, record);
+        } else if record.nlink != names {
             record.ctime = self.now;
-            self.inodes.insert(ino, Some(record));
+            self.put_record(ino, record);
         }
         Ok(())
     }
@@ -469,32 +508,42 @@ impl<'v> Judge<'v> {
         Ok(())
     }
 
+    /// Whether the VE shows at a name what the new base has there, its own attributes aside.
+    fn is_as_new(&self, entry: EntryRecord, change: NameChange) -> Result<bool> {
+        let shown = match entry {
+            EntryRecord::Node(ino, kind) => Some((ino, kind)),
+            EntryRecord::Whiteout => None,
+        };
+        let Some((ino, kind)) = shown else { return Ok(change.new.is_none()) };
+        if self.stand_ins.contains(&ino) {
+            return Ok(true);
+        }
+        if shown != change.new {
+            return Ok(false);
+        }
+        let Some(record) = self.record(ino)? else { return Ok(true) };
+        Ok(kind == FileKind::Dir || same_content(&record, &self.new_view(ino)?))
+    }
+
     /// What the kernel and people must know.
     fn tell(&mut self, entries: &[(Ino, Name)]) -> Result<()> {
         let delta = self.delta;
         let mut kept = HashSet::new();
-        for (dir, name) in entries {
+        let places: BTreeSet<_> = entries.iter().chain(self.entries.keys()).cloned().collect();
+        for place in places {
+            let (dir, name) = &place;
             let (Some(change), Some(entry)) = (delta.name(*dir, name), self.entry(*dir, name)?) else {
                 continue;
             };
-            let shown = match entry {
-                EntryRecord::Node(ino, kind) => Some((ino, kind)),
-                EntryRecord::Whiteout => None,
-            };
-            let place = (*dir, name.clone());
-            let stands_in = shown.is_some_and(|(ino, _)| self.stand_ins.contains(&ino));
-            if shown == change.new || stands_in || self.edited.contains(&place) {
+            if self.edited.contains(&place) || self.is_as_new(entry, change)? {
                 continue;
             }
-            kept.insert(place);
             let changed = self.last_change(Some(entry))?;
-            self.rebased.hidden.push(Hidden {
-                dir: *dir,
-                name: name.clone(),
-                change,
-                by: Some(entry),
-                changed,
-            });
+            let hidden = Hidden { dir: *dir, name: name.clone(), change, by: Some(entry), changed };
+            self.rebased.hidden.push(hidden);
+            if entries.binary_search(&place).is_ok() {
+                kept.insert(place);
+            }
         }
         for (dir, names) in delta.names() {
             let shown = self.shows_dir(dir)?;
@@ -509,7 +558,7 @@ impl<'v> Judge<'v> {
                 }
                 self.rebased.names.push(place);
             }
-            self.rebased.inodes.push(dir);
+            self.rebased.dirs.push(dir);
         }
         let written: Vec<_> = self
             .entries
@@ -518,15 +567,11 @@ impl<'v> Judge<'v> {
             .filter(|place| !kept.contains(place))
             .cloned()
             .collect();
+        self.rebased.dirs.extend(written.iter().map(|(dir, _)| *dir));
         self.rebased.names.extend(written);
         let altered = delta.inodes().filter(|(_, change)| *change == InodeChange::Altered);
         self.rebased.inodes.extend(altered.map(|(ino, _)| ino).chain(self.inodes.keys().copied()));
-        for list in [&mut self.rebased.inodes, &mut self.rebased.orphans] {
-            list.sort_unstable();
-            list.dedup();
-        }
-        self.rebased.names.sort_unstable();
-        self.rebased.names.dedup();
+        self.rebased.tidy();
         Ok(())
     }
 
@@ -544,4 +589,8 @@ impl<'v> Judge<'v> {
             batch.delete_entry(*dir, name.as_ref());
         }
     }
+}
+
+fn names_of(view: &NodeView<'_>) -> BTreeSet<(Ino, Name)> {
+    view.names().map(|(dir, name)| (dir, name.to_name())).collect()
 }

@@ -67,12 +67,25 @@ pub struct Rebased {
     pub hidden: Vec<Hidden>,
     /// Names that lead to something else than before, or that the kernel may believe to.
     pub names: Vec<(Ino, Name)>,
-    /// Inodes with other attributes than before, and directories of which names changed.
+    /// Inodes with other attributes than before.
     pub inodes: Vec<Ino>,
+    /// Directories of which names changed.
+    pub dirs: Vec<Ino>,
     /// Private inodes that lost their last name.
     pub orphans: Vec<Ino>,
     /// How long other operations had to wait.
     pub pause: Duration,
+}
+
+impl Rebased {
+    fn tidy(&mut self) {
+        for list in [&mut self.inodes, &mut self.dirs, &mut self.orphans] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        self.names.sort_unstable();
+        self.names.dedup();
+    }
 }
 
 impl Volume {
@@ -80,8 +93,8 @@ impl Volume {
     /// [`Volume::preview`] gave reason for. `record` adds to the batch what else must change with it. All or nothing, durable after the next
     /// [`Volume::sync`].
     ///
-    /// Afterwards the kernel must be told of [`Rebased::names`] and [`Rebased::inodes`], and then [`Volume::settle`] called; without a mount only the
-    /// latter.
+    /// Afterwards the kernel must be told of [`Rebased::names`], [`Rebased::inodes`] and [`Rebased::dirs`], and then [`Volume::settle`] called;
+    /// without a mount only the latter.
     ///
     /// # Errors
     /// [`VolumeError::Changed`] when what an edit was decided on is not so any more. Nothing was done then.
@@ -126,15 +139,17 @@ impl Volume {
         let mut rebased = Rebased::default();
         for (dir, names) in delta.names() {
             rebased.names.extend(names.keys().map(|name| (dir, name.clone())));
-            rebased.inodes.push(dir);
+            rebased.dirs.push(dir);
         }
         for row in self.meta.all_entries(self.ve) {
             let row = row?;
+            rebased.dirs.push(row.dir);
             rebased.names.push((row.dir, row.name));
         }
         rebased.inodes.extend(delta.inodes().map(|(ino, _)| ino));
         rebased.inodes.extend(self.meta.all_inodes(self.ve)?.into_iter().map(|(ino, _)| ino));
         rebased.orphans = self.meta.orphans(self.ve)?;
+        rebased.tidy();
         self.unsettled.begin();
         Ok(rebased)
     }

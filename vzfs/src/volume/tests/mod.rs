@@ -39,7 +39,7 @@ impl Store {
 
     fn open(&self, ve: VeId, base: &Arc<Tree>) -> Volume {
         let (meta, blobs) = (Arc::clone(&self.meta), Arc::clone(&self.blobs));
-        Volume::open(ve, Arc::clone(base), Vec::new(), meta, blobs, &self.data()).expect("open")
+        Volume::open(ve, Arc::clone(base), meta, blobs, &self.data()).expect("open")
     }
 
     fn data_files(&self, ve: VeId) -> usize {

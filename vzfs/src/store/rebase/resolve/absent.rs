@@ -63,7 +63,7 @@ impl<'a> Resolver<'a> {
 
     /// What programs make for themselves is no loss.
     fn is_noise(&self, path: &[u8]) -> bool {
-        let rule = (self.sides.rules.rule_for)(path);
+        let rule = self.sides.rules.rule_for(path);
         rule == Rule::Derived || is_left_alone(rule, path)
     }
 

@@ -113,12 +113,20 @@ impl<'a> Resolver<'a> {
             return Ok(());
         }
         let Some(new) = own.new else { return self.conflict(item, FileKind::File, "one is no file") };
-        match (self.sides.rules.rule_for)(&item.path) {
+        match self.sides.rules.rule_for(&item.path) {
             Rule::Derived => self.generate(item),
+            Rule::Keep => self.shadow(item, None),
+            Rule::Take => {
+                let (path, rule) = (item.text(), Rule::Take.to_string());
+                self.resolved.merged.push(MergedFile { path, rule, notes: Vec::new() });
+                return self.put(&own, new);
+            }
             rule if is_left_alone(rule, &item.path) => {}
             Rule::LastWins => return self.conflict(item, FileKind::File, "both are changed"),
-            // State of programs may look like text, and is nothing to put together line by line.
-            Rule::Text if item.path.starts_with(b"var/") => {
+            // State of programs may look like text, and is nothing to put together line by line, unless a template says so.
+            Rule::Text
+                if item.path.starts_with(b"var/") && self.sides.rules.own_for(&item.path).is_none() =>
+            {
                 return self.conflict(item, FileKind::File, "it is data");
             }
             rule => return self.merge(&own, new, rule),
@@ -193,7 +201,7 @@ impl<'a> Resolver<'a> {
 
     /// A derived file stays the VE's until it is made anew (R4).
     fn generate(&mut self, item: &Item<'_>) {
-        if let Some(command) = (self.sides.rules.generator_for)(&item.path) {
+        if let Some(command) = self.sides.rules.generator_for(&item.path) {
             self.resolved.generate.push(Generate { path: item.text(), command });
         }
     }
@@ -235,7 +243,7 @@ impl<'a> Resolver<'a> {
             self.check_dependencies(&merged.bytes);
         }
         if !item.is_info() {
-            let (path, rule) = (item.text(), rule_name(rule).to_owned());
+            let (path, rule) = (item.text(), rule.to_string());
             self.resolved.merged.push(MergedFile { path, rule, notes: merged.notes });
         }
         Ok(())
@@ -404,25 +412,5 @@ pub(super) fn is_left_alone(rule: Rule, path: &[u8]) -> bool {
             is_backup
         }
         _ => false,
-    }
-}
-
-fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::Stanzas => "stanzas",
-        Rule::Diversions => "diversions",
-        Rule::StatOverrides => "statoverride",
-        Rule::PendingTriggers => "triggers",
-        Rule::Alternatives => "alternatives",
-        Rule::Accounts(merge::rules::AccountTable::Passwd) => "passwd",
-        Rule::Accounts(merge::rules::AccountTable::Group) => "group",
-        Rule::Accounts(merge::rules::AccountTable::Shadow) => "shadow",
-        Rule::Accounts(merge::rules::AccountTable::Gshadow) => "gshadow",
-        Rule::SubIds => "subids",
-        Rule::LineSet => "lines",
-        Rule::Log => "log",
-        Rule::Text => "text",
-        Rule::Derived => "derived",
-        Rule::LastWins => "whole",
     }
 }

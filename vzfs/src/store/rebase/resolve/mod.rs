@@ -44,7 +44,7 @@ use self::packages::Packages;
 use self::prepared::Place;
 use crate::api::{Generate, MergedFile, OnConflict, Shadowed};
 use crate::blobs::{Batch, BlobStore};
-use crate::merge::{self, Rule};
+use crate::merge::Rules;
 use crate::store::StoreError;
 use crate::tree::Delta;
 use crate::types::{Ino, VeName};
@@ -63,35 +63,11 @@ pub(super) struct Sides<'a> {
     /// Content of both, and where merged files go.
     pub(super) blobs: &'a BlobStore,
     /// Which path is merged how.
-    pub(super) rules: Rules<'a>,
+    pub(super) rules: &'a Rules,
     /// What wins where nothing can be merged.
     pub(super) on_conflict: OnConflict,
     /// Nothing is stored.
     pub(super) dry_run: bool,
-}
-
-/// Which path (no leading slash) is merged how.
-#[derive(Clone, Copy)]
-pub(super) struct Rules<'a> {
-    /// The rule.
-    pub(super) rule_for: &'a dyn Fn(&[u8]) -> Rule,
-    /// The shell command that makes a derived file anew, if something does.
-    pub(super) generator_for: &'a dyn Fn(&[u8]) -> Option<String>,
-}
-
-impl Rules<'static> {
-    /// What holds where no template says otherwise.
-    pub(super) const BUILT_IN: Rules<'static> =
-        Rules { rule_for: &merge::rule_for, generator_for: &built_in_generator };
-}
-
-fn built_in_generator(path: &[u8]) -> Option<String> {
-    let command = match path {
-        b"etc/ld.so.cache" => "ldconfig",
-        b"etc/ssl/certs/ca-certificates.crt" => "update-ca-certificates",
-        _ => return None,
-    };
-    Some(command.to_owned())
 }
 
 impl Sides<'_> {

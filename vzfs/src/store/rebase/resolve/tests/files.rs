@@ -275,13 +275,33 @@ fn derived_files_stay_until_they_are_made_anew() {
     for on_conflict in [OnConflict::Keep, OnConflict::Take, OnConflict::Fail] {
         let moved = scene().on_conflict(on_conflict).go();
         moved.shows(&paths.map(|path| (path, "own")));
-        assert_eq!(moved.generate(), [("etc/ld.so.cache", "ldconfig")]);
+        assert_eq!(
+            moved.generate(),
+            [("etc/ld.so.cache", "ldconfig"), ("usr/lib/locale/locale-archive", "locale-gen")]
+        );
         assert_eq!((moved.shadowed(), moved.resolved.notes), (vec![], vec![]));
     }
     // What is the template's is the next template's.
     let moved = Scene::new(&old, &new).write(paths[0], "1").go();
     moved.shows(&[(paths[0], "2")]);
     assert_eq!(moved.generate(), []);
+}
+
+#[test]
+fn rules_of_templates() {
+    let scene = |path: &str| {
+        Scene::new(&[(path, "a\nb\nc\n")], &[(path, "A\nb\nc\n")]).write(path, "a\nb\nC\n").chmod(path, 0o600)
+    };
+    for on_conflict in [OnConflict::Keep, OnConflict::Take, OnConflict::Fail] {
+        for (rule, expected) in
+            [(Rule::Keep, "a\nb\nC\n"), (Rule::Take, "A\nb\nc\n"), (Rule::Text, "A\nb\nC\n")]
+        {
+            let moved = scene("var/lib/x").rule("var/lib/*", rule).on_conflict(on_conflict).go();
+            moved.shows(&[("var/lib/x", expected)]);
+            assert_eq!(moved.scene.volume.attr(moved.scene.ino("var/lib/x")).expect("there").perm, 0o600);
+            assert_eq!(moved.shadowed().len(), usize::from(rule == Rule::Keep));
+        }
+    }
 }
 
 #[test]

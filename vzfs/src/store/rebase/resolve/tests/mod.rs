@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::api::{ChangeKind, ShadowedBy};
+use crate::merge::{MergeRule, Rule};
 use crate::meta::Meta;
 use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
 use crate::types::{Attr, FileKind, NameRef, VeId};
@@ -36,6 +37,7 @@ struct Scene {
     delta: Delta,
     volume: Volume,
     on_conflict: OnConflict,
+    rules: Rules,
 }
 
 /// A move that was made.
@@ -117,17 +119,24 @@ impl Scene {
         let delta = Delta::between(&old, &new).expect("no collision");
         let (meta, blobs) = (Arc::clone(&fixture.meta), Arc::clone(&fixture.blobs));
         let ve = VeId(fixture.next.fetch_add(1, Ordering::Relaxed));
-        let volume = Volume::open(ve, old, Vec::new(), meta, blobs, &fixture.dir.path().join("data"));
+        let volume = Volume::open(ve, old, meta, blobs, &fixture.dir.path().join("data"));
         Scene {
             volume: volume.expect("open"),
             fixture: Arc::clone(fixture),
             delta,
             on_conflict: OnConflict::Keep,
+            rules: Rules::default(),
         }
     }
 
     fn on_conflict(self, on_conflict: OnConflict) -> Scene {
         Scene { on_conflict, ..self }
+    }
+
+    /// With a rule of a template's.
+    fn rule(self, glob: &str, rule: Rule) -> Scene {
+        let own = MergeRule::new(glob, rule, None).expect("a rule");
+        Scene { rules: Rules::new(vec![own]), ..self }
     }
 
     fn ino(&self, path: &str) -> Ino {
@@ -202,7 +211,7 @@ impl Scene {
             prepared: &prepared,
             volume: &self.volume,
             blobs: &self.fixture.blobs,
-            rules: Rules::BUILT_IN,
+            rules: &self.rules,
             on_conflict: self.on_conflict,
             dry_run,
         };
