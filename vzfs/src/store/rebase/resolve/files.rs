@@ -20,7 +20,7 @@ pub(super) const ALTERNATIVES_LINKS: &[u8] = b"etc/alternatives/";
 const ALTERNATIVES: &[u8] = b"var/lib/dpkg/alternatives/";
 const TRIGGERS: &[u8] = b"var/lib/dpkg/triggers/";
 const DIVERSIONS: &[u8] = b"var/lib/dpkg/diversions";
-const LABELS: Labels<'_> = Labels { ours: "the update", theirs: "the VE" };
+pub(super) const LABELS: Labels<'_> = Labels { ours: "the update", theirs: "the VE" };
 
 /// A regular file of the VE's, with what the bases have there.
 struct Own<'i> {
@@ -257,6 +257,12 @@ impl<'a> Resolver<'a> {
         rule: Rule,
     ) -> Result<Result<merge::Merged, MergeError>, StoreError> {
         let sides = self.sides;
+        if own.item.path == STATUS
+            && let (Some(old), Some(new)) = (&sides.prepared.old, &sides.prepared.new)
+            && let Some(own) = &self.packages.own
+        {
+            return Ok(database::status(old, new, own, self.packages));
+        }
         let file = sides.volume.open_for_reading(own.ino).map_err(sides.failed())?;
         let theirs = read_bounded(file).map_err(sides.cannot_read(&own.item.path))?;
         let base = own.old.map(|old| old.read(sides.blobs)).transpose()?;
@@ -277,13 +283,12 @@ impl<'a> Resolver<'a> {
         if self.packages.all().next().is_none() {
             return ours;
         }
-        match (&self.sides.prepared.old, &self.sides.prepared.new) {
-            (Some(old), Some(new)) if path == STATUS => database::status(old, new, self.packages),
-            _ if path == DIVERSIONS => database::diversions(base, &ours, self.packages),
-            _ if path.starts_with(TRIGGERS) && !path.ends_with(b"/Unincorp") => {
-                database::triggers(base, &ours, self.packages)
-            }
-            _ => ours,
+        if path == DIVERSIONS {
+            database::diversions(base, &ours, self.packages)
+        } else if path.starts_with(TRIGGERS) && !path.ends_with(b"/Unincorp") {
+            database::triggers(base, &ours, self.packages)
+        } else {
+            ours
         }
     }
 
@@ -291,8 +296,12 @@ impl<'a> Resolver<'a> {
     fn check_dependencies(&mut self, merged: &[u8]) {
         const MOST: usize = 20;
         let (Some(own), Ok(merged)) = (&self.packages.own, Status::parse(merged.to_vec())) else { return };
+        let after = broken(&merged);
+        if after.is_empty() {
+            return;
+        }
         let before = broken(own);
-        let new: Vec<_> = broken(&merged).into_iter().filter(|text| !before.contains(text)).collect();
+        let new: Vec<_> = after.into_iter().filter(|text| !before.contains(text)).collect();
         let more = new.len().saturating_sub(MOST);
         self.resolved.notes.extend(new.into_iter().take(MOST));
         if more > 0 {

@@ -113,7 +113,13 @@ impl Status {
         positions.iter().map(|at| &self.packages[*at]).filter(|package| package.is_known())
     }
 
-    /// The lines of a package, the last one closed.
+    /// The package of the same name and architecture.
+    pub(super) fn exact(&self, package: &Package) -> Option<&Package> {
+        let mut packages = self.by_name.get(&package.name)?.iter().map(|at| &self.packages[*at]);
+        packages.find(|other| other.architecture == package.architecture)
+    }
+
+    /// The lines of a package.
     pub(super) fn stanza(&self, package: &Package) -> &[u8] {
         self.text.get(package.span.clone()).unwrap_or_default()
     }

@@ -352,6 +352,20 @@ fn a_held_package_is_told_of() {
 }
 
 #[test]
+fn a_held_package_that_the_update_removes_or_makes_another_of() {
+    let held = table(&[SSL]).replace("install ok", "hold ok");
+    let own = table(&[BASH]) + &held;
+    let moved = scene(&[BASH, SSL], &[BASH_NEW]).replace(STATUS, &own).go();
+    moved.verifies(&[BASH_NEW]);
+    let mut new = tree(&[SSL_NEW], &[]);
+    for (_, text) in new.iter_mut().filter(|(path, _)| path == STATUS) {
+        *text = text.replace("amd64", "all");
+    }
+    let moved = scene_with(tree(&[SSL], &[]), new).replace(STATUS, &held).go();
+    assert_eq!(moved.text(STATUS), table(&[SSL_NEW]).replace("amd64", "all"));
+}
+
+#[test]
 fn a_pending_trigger_is_no_package_of_the_ves() {
     let pending = table(&[SSL])
         .replace("ok installed", "ok triggers-pending")
