@@ -36,7 +36,11 @@ pub(crate) fn run(context: &Context, arguments: UpdateArgs) -> Result<()> {
             let found: RolloutVeDetail = context.client.get(&format!("/v1/updates/{id}/ves/{ve}"))?;
             context.output.show(&found, detail)
         }
-        UpdateCommand::Follow { id } => follow_to_the_end(context, id),
+        UpdateCommand::Follow { id } => {
+            // A daemon that cannot be reached at all is not waited for.
+            get(context, id)?;
+            follow_to_the_end(context, id)
+        }
         UpdateCommand::Pause { id } => {
             let paused = steer(id, "pause")?;
             context.output.done(&paused, |_| {

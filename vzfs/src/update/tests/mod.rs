@@ -4,6 +4,7 @@
 
 mod crash;
 mod fake;
+mod records;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
