@@ -192,6 +192,8 @@ async fn serve(
         };
         let deadline = async {
             wait_for_end(ending.clone()).await;
+            // Whoever follows an update would be waited for otherwise.
+            updates.end();
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {

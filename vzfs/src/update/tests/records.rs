@@ -16,6 +16,14 @@ struct Real {
 }
 
 impl Real {
+    /// The next daemon, when the last one is gone with its threads.
+    fn reopen(&self, last: Arc<Updates>) -> Arc<Updates> {
+        last.close();
+        let last = Arc::downgrade(&{ last });
+        self.fakes.until(|| (last.strong_count() == 0).then_some(()));
+        self.open()
+    }
+
     fn open(&self) -> Arc<Updates> {
         let meta = Arc::new(Meta::open(&self.dir.path().join("meta")).expect("opens"));
         let journal = MetaJournal::new(meta);
@@ -44,8 +52,7 @@ fn what_is_kept_is_read_again_as_it_was() {
     let ways = updates.ways_back(&item("os@1").spec);
     let detail = updates.rollout_ve(before.head.id, &ve_name("ve-1")).expect("known");
     let shadowed = updates.shadowed().expect("known");
-    drop(updates);
-    let updates = real.open();
+    let updates = real.reopen(updates);
     assert_eq!(updates.rollout(before.head.id).expect("known"), before);
     assert_eq!(updates.rollout_ve(before.head.id, &ve_name("ve-1")).expect("known"), detail);
     assert_eq!(updates.shadowed().expect("known"), shadowed);
@@ -55,8 +62,7 @@ fn what_is_kept_is_read_again_as_it_was() {
     // What is forgotten is gone also for the next daemon, and numbers go on.
     updates.forget(before.head.id).expect("forgotten");
     real.fakes.remove("ve-1");
-    drop(updates);
-    let updates = real.open();
+    let updates = real.reopen(updates);
     assert!(updates.rollouts().is_empty() && updates.shadowed().expect("known").is_empty());
     real.fakes.fail("ve-3", "");
     assert_eq!(run(&updates, &all()).head.id, before.head.id + 1);
