@@ -443,7 +443,7 @@ pub struct RolloutVe {
 /// A [`RebaseReport`] in numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReportSummary {
-    /// Paths that the VE has from the update: added, changed and removed ones, without those that it does not show.
+    /// Paths that the VE has from the update: added, changed and removed ones.
     pub taken: u64,
     /// Files that have both sides' changes.
     pub merged: u64,
@@ -463,13 +463,11 @@ pub struct ReportSummary {
 
 impl From<&RebaseReport> for ReportSummary {
     fn from(report: &RebaseReport) -> ReportSummary {
-        let shadowed = report.shadowed.len() as u64;
-        let paths = report.added + report.changed + report.removed;
         let conflicts = report.shadowed.iter().filter(|s| s.by == ShadowedBy::Changed).count();
         ReportSummary {
-            taken: paths.saturating_sub(shadowed),
+            taken: report.added + report.changed + report.removed,
             merged: report.merged.len() as u64,
-            shadowed,
+            shadowed: report.shadowed.len() as u64,
             conflicts: conflicts as u64,
             stale_processes: report.stale_processes.len() as u64,
             notes: report.notes.len() as u64,

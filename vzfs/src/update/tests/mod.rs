@@ -470,7 +470,7 @@ fn each_ve_is_told_of_once() {
     let heard = Heard::default();
     updates.follow(id, 0, &heard).expect("followed");
     let lines = heard.0.into_inner();
-    assert_eq!(lines[0], "ve-1: done, 4 taken, 1 SHADOWED");
+    assert_eq!(lines[0], "ve-1: done, 5 taken, 1 SHADOWED");
     assert!(lines.contains(&"ve-5: failed, its disk is full".to_owned()), "{lines:?}");
     assert_eq!(lines.len(), 5);
     let rest = Heard::default();
