@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vzfs::merge::{Labels, Rule, Versions, alternative_links, merge, rule_for, rules::RULES};
+use vzfs::merge::{Labels, Rule, Rules, Versions, alternative_links, merge, rules::RULES};
 
 /// The first byte chooses the rule; the versions are separated by a byte that no table holds.
 const SEPARATOR: u8 = 0xff;
@@ -11,7 +11,7 @@ const LABELS: Labels<'static> = Labels { ours: "one@1", theirs: "two@1" };
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
     let index = *first as usize % (RULES.len() + 1);
-    let rule = RULES.get(index).map_or_else(|| rule_for(rest), |(_, rule)| *rule);
+    let rule = RULES.get(index).map_or_else(|| Rules::default().rule_for(rest), |(_, rule)| *rule);
     let mut parts = rest.splitn(3, |byte| *byte == SEPARATOR);
     let (a, b, c) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
     let (base, ours, theirs) = match c {

@@ -1,5 +1,6 @@
 //! The command line's grammar.
 
+mod template;
 mod update;
 
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vzfs::api::Selector;
 use vzfs::types::{IdShift, TemplateRef, TemplateSpec, TypeError, VeName};
 
+pub(crate) use template::{BuildArgs, CascadeArgs, Description, PatchArgs, PatchFile, TemplateCommand};
 pub(crate) use update::{StartArgs, UpdateArgs, UpdateCommand};
 
 const EXIT_CODES: &str = "\
@@ -49,37 +51,6 @@ and there are no limits.
 
 Exit codes: the program's own; 125 when vzfs or crun failed, 126 when the program cannot be run, 127 when it is not \
 there, 128+N when signal N ended it.";
-
-const BUILD_HELP: &str = "\
-A definition:
-
-  name = \"nginx\"                 # required
-  version = \"1.22-1\"             # required
-  kind = \"app\"                   # required: \"os\" or \"app\"
-  on = \"debian@12\"               # app: the OS template it stands on
-  summary = \"a web server\"
-  packages = [\"nginx-light\"]     # NAME, NAME=VERSION, NAME:ARCHITECTURE
-  recommends = false             # install what packages recommend
-  scripts = [\"nginx -t\"]         # each with /bin/sh -e inside, after packages and files
-  exclude = [\"usr/share/man/**\"] # left out of the template
-  source_date_epoch = 1700000000 # no file is newer; default: the newest package
-  [labels]
-  team = \"web\"
-  [os]                           # os only
-  suite = \"bookworm\"             # required
-  variant = \"minbase\"            # essential, apt, minbase, buildd, important, standard
-  components = [\"main\"]
-  mirrors = []                   # default: the host's package sources
-  [[files]]
-  path = \"/etc/nginx/conf.d/x\"
-  content = \"...\"                # or source = \"FILE\", relative to the definition
-  mode = \"0644\"
-  owner = \"root\"
-  group = \"root\"
-
-OS templates are made with mmdebstrap in a scratch folder of TMPDIR (default: /var/tmp), application templates in a \
-throw-away VE. Logs, caches, ssh host keys and machine ids are taken out. The same definition and the same versions \
-of packages give the same digest.";
 
 /// Manage templates and the virtual environments (VEs) that stand on them.
 #[derive(Parser, Debug)]
@@ -146,91 +117,6 @@ pub(crate) enum Command {
     Man {
         /// The directory; it is made if missing.
         dir: PathBuf,
-    },
-}
-
-/// What a new template is told besides its content.
-#[derive(Args, Debug, Default)]
-pub(crate) struct Description {
-    /// One line about it.
-    #[arg(long, default_value = "")]
-    pub(crate) summary: String,
-    /// A label; may be repeated.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
-    pub(crate) labels: Vec<(String, String)>,
-    /// Leave out what matches this glob (paths without a leading slash); may be repeated.
-    #[arg(long, value_name = "GLOB")]
-    pub(crate) exclude: Vec<String>,
-}
-
-#[derive(Subcommand, Debug)]
-pub(crate) enum TemplateCommand {
-    /// Make a template of a directory, a tar (also compressed) or an OCI layout.
-    Import {
-        /// The template to make.
-        #[arg(value_name = "NAME@VERSION")]
-        template: TemplateSpec,
-        /// The directory, tar or OCI layout, on the daemon's host.
-        source: PathBuf,
-        /// The OS template it was made on: makes it an application template.
-        #[arg(long, value_name = "REF")]
-        os: Option<TemplateRef>,
-        #[command(flatten)]
-        description: Description,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Build a template from a definition.
-    #[command(after_help = BUILD_HELP)]
-    Build {
-        /// The definition, a TOML file.
-        #[arg(value_name = "FILE.toml")]
-        file: PathBuf,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// List the templates.
-    #[command(visible_alias = "ls")]
-    List,
-    /// Show one template.
-    Show {
-        /// NAME (its newest version) or NAME@VERSION.
-        #[arg(value_name = "REF")]
-        template: TemplateRef,
-    },
-    /// Compare two templates, file by file.
-    Diff {
-        /// The old one.
-        #[arg(value_name = "REF")]
-        old: TemplateRef,
-        /// The new one.
-        #[arg(value_name = "REF")]
-        new: TemplateRef,
-    },
-    /// Read everything a template needs and check it against its digests.
-    Verify {
-        /// NAME (its newest version) or NAME@VERSION.
-        #[arg(value_name = "REF")]
-        template: TemplateRef,
-    },
-    /// Write a template as a tar.
-    Export {
-        /// NAME (its newest version) or NAME@VERSION.
-        #[arg(value_name = "REF")]
-        template: TemplateRef,
-        /// The tar to write; `-` is stdout.
-        file: PathBuf,
-    },
-    /// Remove a template that nothing stands on.
-    Rm {
-        /// NAME@VERSION, or NAME for its newest version.
-        #[arg(value_name = "REF")]
-        template: TemplateRef,
-        /// Only say what would be done.
-        #[arg(long)]
-        dry_run: bool,
     },
 }
 

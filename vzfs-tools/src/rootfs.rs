@@ -1,9 +1,11 @@
 //! Access to a root filesystem from outside: names are resolved as a program inside would see them, so that a
 //! symbolic link in it can never lead to a file of the host.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
@@ -128,6 +130,21 @@ impl Rootfs {
         Ok(fd)
     }
 
+    /// The directory that `path` leads to.
+    pub(crate) fn dir(&self, path: &Path) -> io::Result<OwnedFd> {
+        Ok(self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?)
+    }
+
+    /// Removes what is at `path` (not what it leads to), with everything below a directory. It must be there.
+    pub(crate) fn remove_all(&self, path: &Path) -> Result<()> {
+        let removed = (|| {
+            let parent = self.dir(path.parent().unwrap_or(Path::new("/")))?;
+            remove_tree(parent.as_fd(), path.file_name().ok_or(io::ErrorKind::InvalidInput)?)
+        })();
+        let what = || format!("cannot remove {} in {}", path.display(), self.path.display());
+        removed.map_err(|e| Failure::io(what(), &e))
+    }
+
     /// Removes the file (not what it leads to) at `path`; that it is gone already is fine.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         let removed = (|| {
@@ -151,6 +168,24 @@ impl Rootfs {
         find_user(&passwd, &group, text)
             .map_err(|what| Failure::new(Exit::NotFound, format!("no {what} in {}", self.path.display())))
     }
+}
+
+/// Removes a name and what is below it, without following a link.
+fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(rustix::io::Errno::ISDIR) => {}
+        removed => return Ok(removed?),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    for entry in rustix::fs::Dir::read_from(&dir)? {
+        let entry = entry?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            remove_tree(dir.as_fd(), name)?;
+        }
+    }
+    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// See [`Rootfs::user`]; the error says what is not there.
@@ -231,5 +266,11 @@ mod tests {
         root.write(Path::new("/a/../b/c"), b"x", 0o4755, me).expect("makes directories");
         root.remove(Path::new("/etc/passwd")).expect("removes");
         root.remove(Path::new("/etc/passwd")).expect("gone is fine");
+        root.remove_all(Path::new("/link")).expect("removes the link");
+        assert!(outside.join("passwd").exists() && !inside.join("link").exists());
+        std::os::unix::fs::symlink(&outside, inside.join("a/link")).expect("linked");
+        root.remove_all(Path::new("/a")).expect("removes what is below");
+        assert!(outside.join("passwd").exists() && !inside.join("a").exists());
+        assert_eq!(root.remove_all(Path::new("/a")).expect_err("gone").exit, Exit::NotFound);
     }
 }

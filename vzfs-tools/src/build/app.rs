@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 
-use vzfs::api::{CommitVe, CreateVe, Removed, Template, Ve, VolumeChange};
+use vzfs::api::{CommitVe, CreateVe, Package, Removed, Template, Ve};
 use vzfs::types::{TemplateRef, TemplateSpec, VeName};
 
+use super::announce;
 use super::definition::Definition;
-use super::{Site, announce, apt, clean, now_secs};
+use super::patch::Patch;
+use super::recipe::Recipe;
+use super::site::Site;
 use crate::commands::Context;
 use crate::commands::template::{get, must_be_os};
 use crate::commands::ve::{mount, send_commit};
@@ -47,35 +50,59 @@ pub(super) fn common_plan(definition: &Definition) -> Vec<String> {
     steps
 }
 
+/// What a build is part of.
+pub(super) struct Remake<'a> {
+    /// What is kept with the template.
+    pub(super) recipe: &'a Recipe,
+    /// Patches to make after the definition.
+    pub(super) patches: Vec<Patch>,
+    /// The version on another OS that it is made after.
+    pub(super) of: Option<TemplateSpec>,
+}
+
+impl<'a> Remake<'a> {
+    /// A first build.
+    pub(super) fn new(recipe: &'a Recipe) -> Remake<'a> {
+        Remake { recipe, patches: Vec::new(), of: None }
+    }
+}
+
 /// Builds an application template.
-pub(super) fn build(context: &Context, definition: &Definition, on: &TemplateRef) -> Result<Template> {
+pub(super) fn build(
+    context: &Context,
+    definition: &Definition,
+    on: &TemplateRef,
+    remake: &Remake<'_>,
+) -> Result<Template> {
     need("crun", "crun")?;
     let os = get(context, on)?;
     must_be_os(&os)?;
-    let started = now_secs();
+    let recipe = remake.recipe.pack()?;
     // The exact version from here on, whatever becomes the newest meanwhile.
-    let (ve, root) = ThrowAway::new(context, &os.spec())?;
-    let site = Site::open(context, definition, &root, started)?;
+    let (ve, root) = ThrowAway::new(context, vec![os.spec().into()])?;
+    let fixed = remake.patches.iter().rev().find_map(|patch| patch.source_date_epoch);
+    let site = Site::open(context, &root, fixed.or(definition.source_date_epoch))?;
     let before = site.packages()?;
     let epoch = site.epoch()?;
-    let services = site.forbid_services()?;
-    let names = site.allow_names()?;
-    install(&site, epoch)?;
-    site.place_files()?;
-    site.run_scripts(epoch)?;
+    let services = site.forbid_services(&definition.files)?;
+    let names = site.allow_names(&definition.files)?;
+    if !definition.packages.is_empty() {
+        site.update_lists(epoch)?;
+        site.install(&definition.packages, definition.recommends, epoch)?;
+    }
+    site.place_files(&definition.files)?;
+    site.run_scripts(&definition.scripts, epoch)?;
     names.give_back()?;
     services.give_back()?;
+    for patch in &remake.patches {
+        patch.apply(&site, Some(&brought(&before, site.packages()?)))?;
+    }
 
-    let before: BTreeSet<_> = before.into_iter().collect();
-    let packages = site.packages()?.into_iter().filter(|package| !before.contains(package)).collect();
+    let packages = brought(&before, site.packages()?);
     // Now that the new packages are there, one of them may be the newest.
-    let epoch = site.epoch()?;
-    let changes: Vec<VolumeChange> = context.client.get(&format!("/v1/ves/{}/diff", ve.name))?;
-    let touched = clean::changed(&changes);
     let mut exclude = definition.exclude.clone();
-    exclude.extend(clean::remove_volatile(&root, &touched)?);
-    clean::clamp_passwords(&site.root, &touched, epoch)?;
-    clean::clamp_times(&root, &touched, epoch, started)?;
+    exclude.extend(remake.patches.iter().flat_map(|patch| patch.exclude.iter().cloned()));
+    exclude.extend(site.clean(&ve.name, site.epoch()?)?);
     // An open directory would keep the VE from being unmounted.
     drop(site);
     interrupt::check()?;
@@ -86,53 +113,41 @@ pub(super) fn build(context: &Context, definition: &Definition, on: &TemplateRef
         labels: definition.labels.clone(),
         packages: Some(packages),
         exclude,
+        merge: definition.merge.clone(),
+        version_of: None,
+        rebuilds: remake.of.clone(),
+        recipe: Some(recipe),
+        steps: Vec::new(),
     };
     send_commit(context, &ve.name, &request)
 }
 
-fn install(site: &Site<'_>, epoch: i64) -> Result<()> {
-    let definition = site.definition;
-    if definition.packages.is_empty() {
-        return Ok(());
-    }
-    let options: Vec<String> =
-        apt::transport_options().iter().map(|(name, value)| format!("-o{name}={value}")).collect();
-    // Nobody is there to answer questions about changed configuration files.
-    let mut common = vec!["apt-get", "-qy", "-oDpkg::Options::=--force-confold", "-oDpkg::Use-Pty=0"];
-    common.extend(options.iter().map(String::as_str));
-    announce(site.context, "updating the lists of packages");
-    site.run("apt-get update", &[&common[..], &["update"]].concat(), epoch)?;
-    announce(site.context, &format!("installing {}", definition.packages.join(" ")));
-    let recommends = if definition.recommends { "--install-recommends" } else { "--no-install-recommends" };
-    let packages: Vec<&str> = definition.packages.iter().map(String::as_str).collect();
-    site.run("apt-get install", &[&common[..], &["install", recommends, "--"], &packages[..]].concat(), epoch)
+/// The packages that came to those that were there before.
+fn brought(before: &[Package], after: Vec<Package>) -> Vec<Package> {
+    let before: BTreeSet<_> = before.iter().collect();
+    after.into_iter().filter(|package| !before.contains(package)).collect()
 }
 
 /// A VE that is removed at the end, whatever happens.
-struct ThrowAway<'a> {
+pub(super) struct ThrowAway<'a> {
     context: &'a Context,
-    name: VeName,
+    pub(super) name: VeName,
     /// Whether the daemon said that it exists; before, it may or may not.
     made: bool,
 }
 
 impl<'a> ThrowAway<'a> {
     /// Makes and mounts the VE; the path is its root.
-    fn new(context: &'a Context, on: &TemplateSpec) -> Result<(ThrowAway<'a>, PathBuf)> {
+    pub(super) fn new(context: &'a Context, templates: Vec<TemplateRef>) -> Result<(ThrowAway<'a>, PathBuf)> {
         // Seeded by the system's random numbers.
         let random = std::hash::RandomState::new().build_hasher().finish();
         let name: VeName = format!("build-{random:016x}")
             .parse()
             .map_err(|e| Failure::new(Exit::Failure, format!("cannot name the VE of the build: {e}")))?;
-        announce(context, &format!("making VE {name} on {on}"));
+        let on: Vec<String> = templates.iter().map(TemplateRef::to_string).collect();
+        announce(context, &format!("making VE {name} on {}", on.join(", ")));
         let labels = [("purpose".to_owned(), "template build".to_owned())].into();
-        let request = CreateVe {
-            name: name.clone(),
-            templates: vec![on.clone().into()],
-            count: None,
-            id_shift: None,
-            labels,
-        };
+        let request = CreateVe { name: name.clone(), templates, count: None, id_shift: None, labels };
         let mut ve = ThrowAway { context, name, made: false };
         let _: Vec<Ve> = context.client.post("/v1/ves", &request)?;
         ve.made = true;

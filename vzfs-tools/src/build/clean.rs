@@ -227,6 +227,13 @@ pub(super) fn newest_package(root: &Path, started_secs: i64) -> Option<i64> {
     times.filter(|time| *time < started_secs).max()
 }
 
+/// The time of the newest file of a tree. What is newer than `started_secs` was made by a build.
+pub(super) fn newest_file(root: &Path, started_secs: i64) -> Option<i64> {
+    let paths = whole_tree(root).ok()?;
+    let metas = paths.iter().filter_map(|touched| root.join(&touched.path).symlink_metadata().ok());
+    metas.filter(Metadata::is_file).map(|meta| meta.mtime()).filter(|time| *time < started_secs).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
+use vzfs::api::MergeRule;
+use vzfs::merge::{self, Rule};
 use vzfs::types::{TemplateName, TemplateRef, TemplateSpec, Version};
 
 use crate::error::{Exit, Failure, Result};
@@ -13,6 +15,8 @@ use crate::error::{Exit, Failure, Result};
 /// A definition that makes sense.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Definition {
+    /// As it was written.
+    pub(super) text: String,
     /// The template to make.
     pub(super) template: TemplateSpec,
     /// What it is, with what only this kind has.
@@ -31,6 +35,8 @@ pub(super) struct Definition {
     pub(super) scripts: Vec<String>,
     /// What to leave out.
     pub(super) exclude: Vec<String>,
+    /// How files are merged.
+    pub(super) merge: Vec<MergeRule>,
     /// The time that no file is newer than, in seconds since 1970.
     pub(super) source_date_epoch: Option<i64>,
 }
@@ -97,13 +103,17 @@ impl Variant {
     }
 }
 
-/// A file of the definition, content at hand.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// A file to place, content at hand.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct PlacedFile {
     /// Where, absolute in the template.
     pub(super) path: PathBuf,
     /// What is in it.
+    #[serde(skip)]
     pub(super) content: Vec<u8>,
+    /// The name of the file that it was read from, as the definition has it.
+    #[serde(skip)]
+    pub(super) source: Option<PathBuf>,
     /// Permission bits.
     pub(super) mode: u32,
     /// A user of the template, name or number.
@@ -142,6 +152,8 @@ struct RawDefinition {
     scripts: Vec<String>,
     #[serde(default)]
     exclude: Vec<String>,
+    #[serde(default)]
+    merge: Vec<Spanned<RawMerge>>,
     source_date_epoch: Option<u32>,
 }
 
@@ -165,6 +177,14 @@ struct RawFile {
     group: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMerge {
+    path: String,
+    rule: Option<String>,
+    generate: Option<String>,
+}
+
 /// What is wrong, and at which bytes.
 struct Mistake {
     span: Option<Range<usize>>,
@@ -182,13 +202,21 @@ impl Mistake {
     }
 }
 
+/// Reads a file that a definition names.
+pub(super) type Sources<'a> = &'a dyn Fn(&Path) -> std::io::Result<Vec<u8>>;
+
 impl Definition {
-    /// Reads a definition and the files it names.
+    /// Reads a definition and the files it names, which are beside it.
     pub(super) fn load(file: &Path) -> Result<Definition> {
+        let dir = file.parent().unwrap_or(Path::new(""));
+        Definition::load_with(file, &|source| std::fs::read(dir.join(source)))
+    }
+
+    /// The same where `sources` has the files.
+    pub(super) fn load_with(file: &Path, sources: Sources<'_>) -> Result<Definition> {
         let text = std::fs::read_to_string(file)
             .map_err(|e| Failure::io(format!("cannot read the definition {}", file.display()), &e))?;
-        let dir = file.parent().unwrap_or(Path::new(""));
-        Definition::parse(&text, dir).map_err(|mistake| {
+        Definition::parse(&text, sources).map_err(|mistake| {
             let place = mistake.span.map_or(String::new(), |span| position(&text, span.start));
             let mut failure =
                 Failure::new(Exit::Refused, format!("{}{place}: {}", file.display(), mistake.message));
@@ -197,8 +225,8 @@ impl Definition {
         })
     }
 
-    /// Checks a definition; sources of files are relative to `dir`.
-    fn parse(text: &str, dir: &Path) -> std::result::Result<Definition, Mistake> {
+    /// Checks a definition.
+    fn parse(text: &str, sources: Sources<'_>) -> std::result::Result<Definition, Mistake> {
         let raw: RawDefinition = toml::from_str(text).map_err(|e| Mistake {
             span: e.span(),
             // The library's messages may have more lines than the first.
@@ -230,8 +258,10 @@ impl Definition {
             check_package(package)?;
         }
         let files =
-            raw.files.into_iter().map(|file| place(file, dir)).collect::<std::result::Result<_, _>>()?;
+            raw.files.into_iter().map(|file| place(file, sources)).collect::<std::result::Result<_, _>>()?;
+        let merge = raw.merge.into_iter().map(merge_rule).collect::<std::result::Result<_, _>>()?;
         Ok(Definition {
+            text: text.to_owned(),
             template: TemplateSpec { name: raw.name, version: raw.version },
             kind,
             summary: raw.summary,
@@ -241,6 +271,7 @@ impl Definition {
             files,
             scripts: raw.scripts,
             exclude: raw.exclude,
+            merge,
             source_date_epoch: raw.source_date_epoch.map(i64::from),
         })
     }
@@ -248,36 +279,42 @@ impl Definition {
 
 /// `name`, `name=version`, `name/suite` or `name:architecture`; never what apt would take for an option or a removal
 /// (`name-`), and nothing that breaks mmdebstrap's lists.
-fn check_package(package: &Spanned<String>) -> std::result::Result<(), Mistake> {
-    let name = package.get_ref();
+pub(super) fn is_package(name: &str) -> bool {
     let legal = |c: char| c.is_ascii_alphanumeric() || "-+.:=~/_".contains(c);
-    if name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(legal)
-        && !name.ends_with(['-', '+'])
-    {
-        return Ok(());
-    }
+    let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     // Names may end in `+` (g++), which apt reads as such when a package has that name.
-    if name.ends_with("++") && name.chars().all(legal) {
-        return Ok(());
-    }
-    Err(Mistake::at(package, format!("{name:?} is no package name"))
-        .hint("write NAME, NAME=VERSION or NAME:ARCHITECTURE"))
+    begins && name.chars().all(legal) && (!name.ends_with(['-', '+']) || name.ends_with("++"))
 }
 
-fn place(file: Spanned<RawFile>, dir: &Path) -> std::result::Result<PlacedFile, Mistake> {
+/// What to write in place of what is no package.
+pub(super) const PACKAGE_HINT: &str = "write NAME, NAME=VERSION or NAME:ARCHITECTURE";
+
+fn check_package(package: &Spanned<String>) -> std::result::Result<(), Mistake> {
+    let name = package.get_ref();
+    if is_package(name) {
+        return Ok(());
+    }
+    Err(Mistake::at(package, format!("{name:?} is no package name")).hint(PACKAGE_HINT))
+}
+
+/// Whether a path can be that of a file to place.
+pub(super) fn is_place(path: &Path) -> bool {
+    let parent = path.components().any(|part| part == Component::ParentDir);
+    path.is_absolute() && path.file_name().is_some() && !parent
+}
+
+fn place(file: Spanned<RawFile>, sources: Sources<'_>) -> std::result::Result<PlacedFile, Mistake> {
     let whole = file.span();
     let RawFile { path, content, source, mode, owner, group } = file.into_inner();
-    let absolute = path.get_ref().is_absolute() && path.get_ref().file_name().is_some();
-    if !absolute || path.get_ref().components().any(|part| part == Component::ParentDir) {
+    if !is_place(path.get_ref()) {
         return Err(Mistake::at(&path, "a file's path must be absolute, without \"..\""));
     }
-    let content = match (content, source) {
-        (Some(content), None) => content.into_bytes(),
+    let (content, source) = match (content, source) {
+        (Some(content), None) => (content.into_bytes(), None),
         (None, Some(source)) => {
-            let from = dir.join(source.get_ref());
-            std::fs::read(&from)
-                .map_err(|e| Mistake::at(&source, format!("cannot read {}: {e}", from.display())))?
+            let read = sources(source.get_ref());
+            let what = |e| Mistake::at(&source, format!("cannot read {}: {e}", source.get_ref().display()));
+            (read.map_err(what)?, Some(source.into_inner()))
         }
         _ => {
             let message = "a file needs either content or source".to_owned();
@@ -294,7 +331,25 @@ fn place(file: Spanned<RawFile>, dir: &Path) -> std::result::Result<PlacedFile, 
             }
         },
     };
-    Ok(PlacedFile { path: path.into_inner(), content, mode, owner, group })
+    Ok(PlacedFile { path: path.into_inner(), content, source, mode, owner, group })
+}
+
+/// A rule that makes sense; what a command makes is derived without saying so.
+fn merge_rule(written: Spanned<RawMerge>) -> std::result::Result<MergeRule, Mistake> {
+    let RawMerge { path, rule, generate } = written.get_ref();
+    let rule = match (rule, generate) {
+        (Some(rule), _) => rule.clone(),
+        (None, Some(_)) => Rule::Derived.to_string(),
+        (None, None) => {
+            return Err(Mistake::at(
+                &written,
+                "a merge rule needs rule = \"NAME\", or generate = \"COMMAND\"",
+            ));
+        }
+    };
+    let checked = rule.parse().and_then(|rule| merge::MergeRule::new(path, rule, generate.as_deref()));
+    checked.map_err(|error| Mistake::at(&written, error.to_string()))?;
+    Ok(MergeRule { path: path.clone(), rule, generate: generate.clone() })
 }
 
 /// `:LINE:COLUMN`, counted from 1, in characters.
@@ -312,22 +367,31 @@ mod tests {
     const OS: &str = "name = \"debian\"\nversion = \"12\"\nkind = \"os\"\npackages = [\"less\", \"g++\"]\n\
                       [os]\nsuite = \"bookworm\"\n";
 
+    fn parse(text: &str) -> std::result::Result<Definition, Mistake> {
+        Definition::parse(text, &|source| std::fs::read(source))
+    }
+
     fn mistake(text: &str) -> (String, String) {
-        let mistake = Definition::parse(text, Path::new(".")).expect_err(text);
+        let mistake = parse(text).expect_err(text);
         (mistake.span.map_or(String::new(), |span| position(text, span.start)), mistake.message)
     }
 
     #[test]
     fn legal_definitions() {
-        let definition = Definition::parse(OS, Path::new(".")).map_err(|m| m.message).expect("legal");
+        let definition = parse(OS).map_err(|m| m.message).expect("legal");
         assert_eq!(definition.template.to_string(), "debian@12");
         let Kind::Os(os) = definition.kind else { unreachable!("an OS") };
         assert_eq!((os.variant, os.components), (Variant::Minbase, vec!["main".to_owned()]));
         let app = "name = \"nginx\"\nversion = \"1\"\nkind = \"app\"\non = \"debian@12\"\nscripts = [\"true\"]\n\
                    [labels]\nteam = \"web\"\n[[files]]\npath = \"/etc/x\"\ncontent = \"y\"\nmode = \"0600\"\n";
-        let definition = Definition::parse(app, Path::new(".")).map_err(|m| m.message).expect("legal");
+        let definition = parse(app).map_err(|m| m.message).expect("legal");
         assert_eq!(definition.files[0].mode, 0o600);
         assert_eq!(definition.labels["team"], "web");
+        let merge = format!(
+            "{OS}[[merge]]\npath = \"etc/x/*\"\nrule = \"lines\"\n[[merge]]\npath = \"var/x.db\"\ngenerate = \"x-db\"\n"
+        );
+        let merge = parse(&merge).map_err(|m| m.message).expect("legal").merge;
+        assert_eq!((&*merge[0].rule, &*merge[1].rule), ("lines", "derived"));
         assert!(matches!(definition.kind, Kind::App { on } if on.to_string() == "debian@12"));
     }
 
@@ -358,6 +422,9 @@ mod tests {
             (format!("{OS}[[files]]\npath = \"/x\"\n"), ":7:1", "either content or source"),
             (format!("{OS}[[files]]\npath = \"/x\"\ncontent = \"\"\nmode = \"0888\"\n"), ":10:8", "no mode"),
             (format!("{OS}[[files]]\npath = \"/x\"\nsource = \"not-there\"\n"), ":9:10", "not-there"),
+            (format!("{OS}[[merge]]\npath = \"etc/x\"\n"), ":7:1", "needs rule"),
+            (format!("{OS}[[merge]]\npath = \"/etc/x\"\nrule = \"text\"\n"), ":7:1", "without a slash"),
+            (format!("{OS}[[merge]]\npath = \"etc/x\"\nrule = \"texts\"\n"), ":7:1", "stanzas"),
             (OS.replace("\"debian\"", "\"de bian\""), ":1:8", "illegal template name"),
         ];
         for (text, place, part) in cases {

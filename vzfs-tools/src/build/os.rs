@@ -8,7 +8,9 @@ use tempfile::TempDir;
 use vzfs::api::{ImportRequest, Template, TemplateKind};
 
 use super::definition::{Definition, OsTable};
-use super::{Site, announce, apt, clean, now_secs};
+use super::recipe::Recipe;
+use super::site::Site;
+use super::{announce, apt, clean};
 use crate::commands::Context;
 use crate::commands::template::send_import;
 use crate::error::{Failure, Result};
@@ -33,22 +35,27 @@ pub(super) fn plan(definition: &Definition, os: &OsTable) -> Vec<String> {
 }
 
 /// Builds an OS template.
-pub(super) fn build(context: &Context, definition: &Definition, os: &OsTable) -> Result<Template> {
+pub(super) fn build(
+    context: &Context,
+    definition: &Definition,
+    os: &OsTable,
+    recipe: &Recipe,
+) -> Result<Template> {
     need("mmdebstrap", "mmdebstrap")?;
     if !definition.scripts.is_empty() {
         need("crun", "crun")?;
     }
-    let started = now_secs();
+    let started = super::now_secs();
     let scratch = Scratch::new()?;
     let tree = scratch.path().join("tree");
     announce(context, &format!("installing {} into {}", os.suite, tree.display()));
     install(context, definition, os, scratch.path(), &tree)?;
-    let site = Site::open(context, definition, &tree, started)?;
+    let site = Site::open(context, &tree, definition.source_date_epoch)?.begun(started);
     forget_host(&site)?;
     let epoch = site.epoch()?;
-    let services = site.forbid_services()?;
-    site.place_files()?;
-    site.run_scripts(epoch)?;
+    let services = site.forbid_services(&definition.files)?;
+    site.place_files(&definition.files)?;
+    site.run_scripts(&definition.scripts, epoch)?;
     services.give_back()?;
     let packages = site.packages()?;
     let touched = clean::whole_tree(&tree)?;
@@ -68,6 +75,8 @@ pub(super) fn build(context: &Context, definition: &Definition, os: &OsTable) ->
             labels: definition.labels.clone(),
             packages: Some(packages),
             exclude: definition.exclude.clone(),
+            merge: definition.merge.clone(),
+            recipe: Some(recipe.pack()?),
         },
     )
 }
@@ -143,10 +152,10 @@ fn scratch_place() -> PathBuf {
 }
 
 /// A folder that is removed at the end, with everything in it.
-struct Scratch(Option<TempDir>);
+pub(super) struct Scratch(Option<TempDir>);
 
 impl Scratch {
-    fn new() -> Result<Scratch> {
+    pub(super) fn new() -> Result<Scratch> {
         let place = scratch_place();
         let what = |e: &std::io::Error| {
             Failure::io(format!("cannot make a scratch folder in {}", place.display()), e)
@@ -157,7 +166,7 @@ impl Scratch {
         Ok(Scratch(Some(dir)))
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.as_ref().map_or(Path::new(""), TempDir::path)
     }
 }

@@ -1,6 +1,7 @@
 //! What each command does: requests to the daemon, and what is printed of the replies.
 
 pub(crate) mod daemon;
+mod difference;
 mod store;
 pub(crate) mod template;
 mod update;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use vzfs::api::{
-    Change, ChangeKind, ErrorCode, ImportRequest, Removed, Side, Template, TemplateKind, VerifyReport,
-};
-use vzfs::types::{FileKind, TemplateRef, TemplateSpec};
+use vzfs::api::{ChangeKind, ErrorCode, How, ImportRequest, Origin, Removed, TagTemplate, Tagged};
+use vzfs::api::{Template, TemplateDiff, TemplateKind, VerifyReport};
+use vzfs::types::{FileKind, Tag, TemplateRef, TemplateSpec};
 
+use super::difference::diff;
 use super::{Context, absolute, export};
 use crate::build;
 use crate::cli::{Description, TemplateCommand};
@@ -19,21 +19,39 @@ pub(crate) fn run(context: &Context, command: TemplateCommand) -> Result<()> {
         TemplateCommand::Import { template, source, os, description, dry_run } => {
             import(context, template, &source, os, description, dry_run)
         }
-        TemplateCommand::Build { file, dry_run } => build::run(context, &file, dry_run),
+        TemplateCommand::Build(args) => build::run(context, &args),
+        TemplateCommand::Patch(args) => build::patch(context, &args),
+        TemplateCommand::Cascade { os, versions, dry_run } => {
+            build::cascade(context, &os, &versions, dry_run)
+        }
+        TemplateCommand::Tag { template, tag } => {
+            let request = TagTemplate { tag };
+            let tagged: Tagged = context.client.post(&format!("/v1/templates/{template}/tags"), &request)?;
+            context.output.done(&tagged, tag_text)
+        }
+        TemplateCommand::Untag { name, tag } => untag(context, &name, &tag),
+        TemplateCommand::History { name } => {
+            let versions: Vec<Template> = context.client.get(&format!("/v1/templates/{name}/versions"))?;
+            context.output.show(&versions, |versions| history(versions))
+        }
+        TemplateCommand::Recipe { template, file } => {
+            let path = format!("/v1/templates/{template}/recipe");
+            export(context, &format!("recipe of {template}"), &path, &file)
+        }
         TemplateCommand::List => {
             context.output.show(&context.client.get::<Vec<Template>>("/v1/templates")?, |t| list(t))
         }
         TemplateCommand::Show { template } => context.output.show(&get(context, &template)?, show),
         TemplateCommand::Diff { old, new } => {
             let path = format!("/v1/templates/{old}/diff/{new}");
-            context.output.show(&context.client.get::<Vec<Change>>(&path)?, |changes| diff(changes))
+            context.output.show(&context.client.get::<TemplateDiff>(&path)?, diff)
         }
         TemplateCommand::Verify { template } => verify(context, &template),
         TemplateCommand::Export { template, file } => {
             let path = format!("/v1/templates/{template}/export");
             export(context, &format!("template {template}"), &path, &file)
         }
-        TemplateCommand::Rm { template, dry_run } => remove(context, &template, dry_run),
+        TemplateCommand::Rm { template, force, dry_run } => remove(context, &template, force, dry_run),
     }
 }
 
@@ -105,6 +123,8 @@ fn import(
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
+        merge: Vec::new(),
+        recipe: None,
     };
     let template = send_import(context, &request)?;
     context.output.done(&template, made)
@@ -138,6 +158,7 @@ fn list(templates: &[Template]) -> String {
         Column::Number("SIZE"),
         Column::Number("PACKAGES"),
         Column::Number("VES"),
+        Column::Text("TAGS"),
         Column::Text("SUMMARY"),
     ];
     let rows = templates.iter().map(|template| {
@@ -150,10 +171,90 @@ fn list(templates: &[Template]) -> String {
             size(template.stats.bytes),
             count(template.packages.len() as u64),
             count(template.used_by.len() as u64),
+            tags(template),
             template.summary.clone(),
         ]
     });
     table(&columns, rows)
+}
+
+/// The versions of one template, oldest first.
+fn history(versions: &[Template]) -> String {
+    let columns = [
+        Column::Text("VERSION"),
+        Column::Text("CREATED"),
+        Column::Text("ON"),
+        Column::Text("CAME FROM"),
+        Column::Number("SIZE"),
+        Column::Number("VES"),
+        Column::Text("TAGS"),
+    ];
+    let rows = versions.iter().map(|template| {
+        let on = template.os.as_ref().map_or(NOTHING.to_owned(), |os| format!("{}@{}", os.name, os.version));
+        let gone = |from: &TemplateSpec| !versions.iter().any(|known| known.spec() == *from);
+        let mut origin = origin(&template.origin);
+        if template.origin.from.as_ref().is_some_and(gone) {
+            origin.push_str(" (removed)");
+        }
+        if !template.origin.steps.is_empty() {
+            origin.push_str(&format!(": {}", template.origin.steps.join("; ")));
+        }
+        vec![
+            template.version.to_string(),
+            moment(template.created),
+            on,
+            origin,
+            size(template.stats.bytes),
+            count(template.used_by.len() as u64),
+            tags(template),
+        ]
+    });
+    table(&columns, rows)
+}
+
+fn tags(template: &Template) -> String {
+    if template.tags.is_empty() {
+        return NOTHING.to_owned();
+    }
+    template.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// How a version was made, in words.
+fn origin(origin: &Origin) -> String {
+    let what = match origin.how {
+        How::Unknown => return NOTHING.to_owned(),
+        How::Imported => "imported",
+        How::Built => "built",
+        How::Committed => "committed",
+        How::Patched => "patched",
+        How::Rebuilt => "built again",
+        How::Reapplied => "put on another OS",
+    };
+    let from = origin.from.as_ref().map(|from| match origin.how {
+        How::Patched => format!(" from {}", from.version),
+        _ => format!(" after {}", from.version),
+    });
+    format!("{what}{}", from.unwrap_or_default())
+}
+
+fn tag_text(tagged: &Tagged) -> String {
+    match (&tagged.before, &tagged.now) {
+        (Some(before), Some(now)) if before == now => format!("{} is {now} already", tagged.tag),
+        (Some(before), Some(now)) => format!("{} is {now} now, and was {before}", tagged.tag),
+        (None, Some(now)) => format!("{} is {now}", tagged.tag),
+        (before, None) => {
+            format!(
+                "{} is no more{}",
+                tagged.tag,
+                before.as_ref().map_or(String::new(), |was| format!(", it was {was}"))
+            )
+        }
+    }
+}
+
+fn untag(context: &Context, name: &TemplateRef, tag: &Tag) -> Result<()> {
+    let tagged: Tagged = context.client.delete(&format!("/v1/templates/{name}/tags/{tag}"))?;
+    context.output.done(&tagged, tag_text)
 }
 
 fn show(template: &Template) -> String {
@@ -166,12 +267,18 @@ fn show(template: &Template) -> String {
             .as_ref()
             .map(|os| ("on", format!("{}@{} (layer {})", os.name, os.version, os.layer.short()))),
     );
+    if !template.requires.is_empty() {
+        let requires: Vec<String> = template.requires.iter().map(TemplateSpec::to_string).collect();
+        rows.push(("needs", requires.join(" ")));
+    }
     if !template.summary.is_empty() {
         rows.push(("summary", template.summary.clone()));
     }
     rows.extend([
         ("digest", template.digest.to_string()),
+        ("tags", tags(template)),
         ("created", moment(template.created)),
+        ("came from", origin(&template.origin)),
         ("files", format!("{}, {}", count(stats.files), size(stats.bytes))),
         ("directories", count(stats.dirs)),
         ("symlinks", count(stats.symlinks)),
@@ -179,6 +286,11 @@ fn show(template: &Template) -> String {
     ]);
     let used_by: Vec<&str> = template.used_by.iter().map(|ve| ve.as_str()).collect();
     rows.push(("used by", if used_by.is_empty() { NOTHING.to_owned() } else { used_by.join(" ") }));
+    rows.extend(template.origin.steps.iter().map(|step| ("step", step.clone())));
+    rows.extend(template.merge.iter().map(|rule| {
+        let command = rule.generate.as_ref().map_or(String::new(), |command| format!(" by: {command}"));
+        ("merge", format!("{} {}{command}", rule.path, rule.rule))
+    }));
     rows.extend(template.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
     rows.push(("packages", count(template.packages.len() as u64)));
     let mut text = fields(rows);
@@ -225,44 +337,6 @@ pub(crate) fn totals(kinds: impl Iterator<Item = ChangeKind>) -> String {
     format!("{} added, {} changed, {} deleted\n", count(added), count(changed), count(deleted))
 }
 
-fn diff(changes: &[Change]) -> String {
-    if changes.is_empty() {
-        return "no difference\n".to_owned();
-    }
-    let columns = [
-        Column::Text(""),
-        Column::Text("TYPE"),
-        Column::Number("OLD"),
-        Column::Number("NEW"),
-        Column::Text("WHAT"),
-        Column::Text("PATH"),
-    ];
-    let side_size = |side: &Option<Side>| match side {
-        Some(side) if side.file_type == FileKind::File => size(side.size),
-        _ => NOTHING.to_owned(),
-    };
-    let rows = changes.iter().map(|change| {
-        let side = change.new.as_ref().or(change.old.as_ref());
-        // The words of the JSON form are the words for people.
-        let aspects: Vec<String> = change
-            .aspects
-            .iter()
-            .filter_map(|aspect| Some(serde_json::to_value(aspect).ok()?.as_str()?.to_owned()))
-            .collect();
-        vec![
-            sign(change.kind).to_owned(),
-            side.map_or(NOTHING, |side| type_text(side.file_type)).to_owned(),
-            side_size(&change.old),
-            side_size(&change.new),
-            if aspects.is_empty() { NOTHING.to_owned() } else { aspects.join(",") },
-            format!("/{}", change.path),
-        ]
-    });
-    let mut text = table(&columns, rows);
-    text.push_str(&totals(changes.iter().map(|change| change.kind)));
-    text
-}
-
 fn verify(context: &Context, template: &TemplateRef) -> Result<()> {
     let progress = context.progress();
     let path = format!("/v1/templates/{template}/verify");
@@ -288,7 +362,7 @@ fn verify(context: &Context, template: &TemplateRef) -> Result<()> {
     Err(Failure::new(Exit::Damage, what).with_hint("import the template again to replace what is damaged"))
 }
 
-fn remove(context: &Context, template: &TemplateRef, dry_run: bool) -> Result<()> {
+fn remove(context: &Context, template: &TemplateRef, force: bool, dry_run: bool) -> Result<()> {
     if dry_run {
         let found = get(context, template)?;
         if !found.used_by.is_empty() {
@@ -298,9 +372,17 @@ fn remove(context: &Context, template: &TemplateRef, dry_run: bool) -> Result<()
                 format!("template {} is in use by {}", found.spec(), ves.join(", ")),
             ));
         }
+        if !found.tags.is_empty() && !force {
+            return Err(Failure::new(
+                Exit::Conflict,
+                format!("template {} is tagged {}", found.spec(), tags(&found)),
+            )
+            .with_hint("move the tags or take them away, or add --force"));
+        }
         let all: Vec<Template> = context.client.get("/v1/templates")?;
         let made_on = |t: &&Template| {
-            t.os.as_ref().is_some_and(|os| (&os.name, &os.version) == (&found.name, &found.version))
+            t.requires.contains(&found.spec())
+                || t.os.as_ref().is_some_and(|os| (&os.name, &os.version) == (&found.name, &found.version))
         };
         if let Some(app) = all.iter().find(made_on) {
             return Err(Failure::new(
@@ -310,7 +392,8 @@ fn remove(context: &Context, template: &TemplateRef, dry_run: bool) -> Result<()
         }
         return context.plan(&[format!("remove template {} ({})", found.spec(), size(found.stats.bytes))]);
     }
-    let removed: Removed = context.client.delete(&format!("/v1/templates/{template}"))?;
+    let query = if force { "?force=true" } else { "" };
+    let removed: Removed = context.client.delete(&format!("/v1/templates/{template}{query}"))?;
     context.output.done(&removed, |r| match r.freed_bytes {
         Some(freed) => format!("template {} removed, {} freed", r.removed, size(freed)),
         None => format!("template {} removed", r.removed),

@@ -311,6 +311,11 @@ fn commit(
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
+        merge: Vec::new(),
+        version_of: None,
+        rebuilds: None,
+        recipe: None,
+        steps: Vec::new(),
     };
     let template = send_commit(context, name, &request)?;
     context.output.done(&template, made)

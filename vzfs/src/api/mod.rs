@@ -15,11 +15,16 @@
 //! | `POST /v1/daemon/restart` | - | [`DaemonStatus`] of the daemon that is about to be replaced |
 //! | `GET /v1/templates` | - | list of [`Template`] |
 //! | `GET /v1/templates/{ref}` | - | [`Template`] |
-//! | `GET /v1/templates/{a}/diff/{b}` | - | list of [`Change`] |
+//! | `GET /v1/templates/{ref}/versions` | - | list of [`Template`]: all versions of that name |
+//! | `GET /v1/templates/{a}/diff/{b}` | - | [`TemplateDiff`] |
+//! | `POST /v1/templates/{ref}/tags` | [`TagTemplate`] | [`Tagged`] |
+//! | `DELETE /v1/templates/{ref}/tags/{tag}` | - | [`Tagged`] |
+//! | `POST /v1/templates/{ref}/reapply` | [`ReapplyTemplate`] | events, ending in [`Template`] |
+//! | `GET /v1/templates/{ref}/recipe` | - | what the template was built of, a tar, chunked |
 //! | `POST /v1/templates/import` | [`ImportRequest`] | events, ending in [`Template`] |
 //! | `POST /v1/templates/{ref}/verify` | - | events, ending in [`VerifyReport`] |
 //! | `GET /v1/templates/{ref}/export` | - | a tar, chunked |
-//! | `DELETE /v1/templates/{ref}` | - | [`Removed`] |
+//! | `DELETE /v1/templates/{ref}?force=` | - | [`Removed`] |
 //! | `GET /v1/ves` | - | list of [`Ve`] |
 //! | `GET /v1/ves/{name}` | - | [`Ve`] |
 //! | `POST /v1/ves` | [`CreateVe`] | list of [`Ve`] |
@@ -42,7 +47,7 @@
 //! | `POST /v1/updates/{id}/rollback` | [`RollbackRequest`] | the [`Rollout`] that takes it back |
 //! | `DELETE /v1/updates/{id}` | - | [`Removed`] |
 //!
-//! - `{ref}` is a [`TemplateRef`](crate::types::TemplateRef): `NAME` or `NAME@VERSION`, percent-encoded where a URL
+//! - `{ref}` is a [`TemplateRef`](crate::types::TemplateRef): `NAME`, `NAME@VERSION` or `NAME@TAG`, percent-encoded where a URL
 //!   needs it (of the legal characters, none does).
 //! - A refusal has the HTTP status of its code ([`ErrorCode::http_status`]) and an [`ApiError`] as its body.
 //! - "Events" are [`Event`]s, one JSON document a line (`application/x-ndjson`), status 200: what fails after the
@@ -62,6 +67,7 @@ mod template;
 mod text;
 mod update;
 mod ve;
+mod version;
 
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
@@ -78,14 +84,17 @@ pub use store::{
     VerifyStore,
 };
 pub use template::{
-    DamagedBlob, ImportRequest, OsIdentity, Package, Removed, Template, TemplateKind, TemplateStats,
-    VerifyReport,
+    DamagedBlob, ImportRequest, MergeRule, OsIdentity, Package, Removed, Template, TemplateKind,
+    TemplateStats, VerifyReport,
 };
 pub use text::{path_bytes, path_text, rfc3339};
 pub use update::{
     Generate, MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess,
 };
 pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
+pub use version::{
+    DiffTotals, How, Origin, PackageChange, ReapplyTemplate, TagTemplate, Tagged, TemplateDiff,
+};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/vzfs.sock";

@@ -210,7 +210,7 @@ pub struct DamageUser {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ve: Option<VeName>,
     /// The path without a leading slash, written as [`path_text`](super::path_text) does; empty when all of it is touched, and for a file
-    /// that was removed and is still open.
+    /// that was removed and is still open. `(recipe)` stands for the archive of what a template was built of.
     pub path: String,
 }
 

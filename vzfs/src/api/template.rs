@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::rfc3339;
-use crate::types::{Digest, TemplateName, TemplateRef, TemplateSpec, Timestamp, VeName, Version};
+use super::{Origin, rfc3339};
+use crate::types::{Digest, Tag, TemplateName, TemplateRef, TemplateSpec, Timestamp, VeName, Version};
 
 /// What a template is to a stack.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -37,6 +37,19 @@ pub struct Package {
     pub version: String,
 }
 
+/// How the versions of some files become one where templates, or an update and a VE, both change them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MergeRule {
+    /// For which paths: a glob without a leading slash. `*` stands for anything without a slash, `**` for anything.
+    pub path: String,
+    /// The name of the rule: `text`, `lines`, `stanzas`, `whole`, `keep`, `take`, `derived` and others.
+    pub rule: String,
+    /// For derived files: the shell command that makes them anew, run in the VE. `{path}` and `{dir}` stand for the file and its directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<String>,
+}
+
 /// What a template's layer holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct TemplateStats {
@@ -64,6 +77,9 @@ pub struct Template {
     /// The OS template it was made on, for an application template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsIdentity>,
+    /// The application templates that it needs below it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<TemplateSpec>,
     /// The digest of its layer: equal digests, equal content.
     pub digest: Digest,
     /// One line for people.
@@ -75,6 +91,18 @@ pub struct Template {
     /// The packages it brings, by name; empty when nobody told.
     #[serde(default)]
     pub packages: Vec<Package>,
+    /// How files are merged; first match counts, and these go before the built-in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
+    /// Its tags, by name.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
+    /// What it came from.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Digest of the archive of what it was built of, if that is kept: it can then be built again on another OS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Digest>,
     /// When it entered the store.
     #[serde(with = "rfc3339")]
     pub created: Timestamp,
@@ -118,6 +146,12 @@ pub struct ImportRequest {
     /// What to leave out: globs over paths without a leading slash; see [`CommitVe::exclude`](super::CommitVe::exclude).
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// How files are merged; first match counts, and these go before the built-in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
+    /// The absolute path of the archive of what it was built of, to keep with it; without one, nothing built it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<PathBuf>,
 }
 
 /// A check of everything a template needs, read again from the disk.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Package, rfc3339};
+use super::{MergeRule, Package, rfc3339};
 use crate::types::{Digest, IdShift, TemplateRef, TemplateSpec, Timestamp, VeId, VeName};
 
 /// A VE of the store.
@@ -96,11 +96,11 @@ pub struct UmountVe {
     pub force: bool,
 }
 
-/// The query of `DELETE /v1/ves/{name}`.
+/// The query of `DELETE /v1/ves/{name}` and `DELETE /v1/templates/{ref}`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveQuery {
-    /// Also while it is mounted.
+    /// Also while the VE is mounted; also while the template has tags, which go with it.
     #[serde(default)]
     pub force: bool,
 }
@@ -125,4 +125,20 @@ pub struct CommitVe {
     /// a deletion at that path.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// How files are merged; first match counts, and these go before the built-in rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merge: Vec<MergeRule>,
+    /// The topmost template of the VE's stack, of which the new template is then a new version: the VE's changes are made part of it, where
+    /// otherwise they become a template on top. Of an OS template a new version is a whole root filesystem again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_of: Option<TemplateSpec>,
+    /// The version on another OS that the VE's changes were built after, to be remembered as what the template came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilds: Option<TemplateSpec>,
+    /// The absolute path of the archive of what it was built of, to keep with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<PathBuf>,
+    /// What was done in the VE, a few words each, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
 }

@@ -83,16 +83,24 @@ pub(super) fn api_error(error: &StoreError) -> ApiError {
 
 fn code(error: &StoreError) -> ErrorCode {
     match error {
-        StoreError::UnknownTemplate(_) | StoreError::UnknownVe(_) => ErrorCode::NotFound,
-        StoreError::TemplateExists(_) | StoreError::VeExists(_) => ErrorCode::Exists,
+        StoreError::UnknownTemplate(_)
+        | StoreError::UnknownVe(_)
+        | StoreError::UnknownTag { .. }
+        | StoreError::NoRecipe(_) => ErrorCode::NotFound,
+        StoreError::TemplateExists(_)
+        | StoreError::VersionIsTag(_)
+        | StoreError::TagIsVersion(_)
+        | StoreError::VeExists(_) => ErrorCode::Exists,
         StoreError::TemplateBusy(_)
         | StoreError::VeBusy(_)
+        | StoreError::Moving(_)
         | StoreError::VeRemoving(_)
         | StoreError::Locked { .. }
         | StoreError::Verifying
         | StoreError::Closing => ErrorCode::Busy,
         StoreError::TemplateInUse { .. }
         | StoreError::NeededByUpdate { .. }
+        | StoreError::Tagged { .. }
         | StoreError::Mounted { .. }
         | StoreError::MountpointTaken { .. }
         | StoreError::MountBusy { .. } => ErrorCode::InUse,
@@ -100,6 +108,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::TwoOs(..)
         | StoreError::Twice(_)
         | StoreError::Unfit { .. }
+        | StoreError::Reapply { .. }
         | StoreError::Requires { .. } => ErrorCode::Unfit,
         StoreError::NotAStore { .. }
         | StoreError::Path { .. }
@@ -244,6 +253,17 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::UnknownVe(_), _) => "`vzfs ve list` shows what there is".to_owned(),
         (StoreError::TemplateExists(_), _) => {
             "a template never changes: give the new one another version, or remove the old one".to_owned()
+        }
+        (StoreError::VersionIsTag(_), _) => "take the tag away first, or choose another version".to_owned(),
+        (StoreError::TagIsVersion(_), _) => "choose another tag".to_owned(),
+        (StoreError::UnknownTag { name, .. }, _) => {
+            format!("`vzfs template history {name}` shows what there is")
+        }
+        (StoreError::Tagged { spec, .. }, _) => {
+            format!("move its tags, take them away (`vzfs template untag {} TAG`), or add --force", spec.name)
+        }
+        (StoreError::Reapply { os, .. }, _) => {
+            format!("build it anew on {os}, or give it merge rules for these files")
         }
         (StoreError::Verifying, _) => "`vzfs store verify --status` says how far it is".to_owned(),
         (StoreError::TemplateBusy(_), _) => "wait until that is done".to_owned(),

@@ -12,8 +12,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::fuse::{self, FuseError, Mount, MountOptions, Passthrough};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
-use crate::types::{IdShift, VeId, VeName};
-use crate::volume::Volume;
+use crate::types::{IdShift, Ino, VeId, VeName};
+use crate::volume::{Rebased, Volume};
 
 /// Dead mounts on top of each other that are taken away before it counts as a fault.
 const MAX_DEAD_MOUNTS: usize = 16;
@@ -100,6 +100,14 @@ impl Mounted for FuseMounted {
 
     fn passthrough(&self) -> bool {
         self.mount.passthrough()
+    }
+
+    fn tell(&self, rebased: &Rebased) {
+        self.mount.tell(rebased);
+    }
+
+    fn known(&self) -> Vec<Ino> {
+        self.mount.known()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {

@@ -8,7 +8,7 @@ use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::Uri;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,11 +16,11 @@ use super::doctor;
 use super::error::{Refusal, Told};
 use super::{streams, updates};
 use crate::api::{
-    ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, RemoveQuery, RenameVe,
-    ShiftIds, UmountVe, VerifyStore,
+    ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, ReapplyTemplate, RemoveQuery,
+    RenameVe, ShiftIds, TagTemplate, UmountVe, VerifyStore,
 };
 use crate::store::{Pace, Store, StoreError};
-use crate::types::{TemplateRef, TypeError, VeName};
+use crate::types::{Tag, TemplateRef, TypeError, VeName};
 use crate::update::Updates;
 
 /// The largest request: package lists and labels, with room.
@@ -29,6 +29,8 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 pub(super) type Reply = Result<Response, Refusal>;
 pub(super) type Body = Result<Bytes, BytesRejection>;
 pub(super) type Name = Result<Path<String>, PathRejection>;
+type Names = Result<Path<(String, String)>, PathRejection>;
+type Force = Result<Query<RemoveQuery>, QueryRejection>;
 type Shared = State<Arc<Store>>;
 
 /// The control interface of a store and its rollouts, without a socket.
@@ -43,6 +45,11 @@ pub fn router(store: Arc<Store>, rollouts: Arc<Updates>) -> Router {
         .route("/v1/templates/import", post(import))
         .route("/v1/templates/{ref}", get(template).delete(remove_template))
         .route("/v1/templates/{ref}/diff/{other}", get(diff_templates))
+        .route("/v1/templates/{ref}/versions", get(versions))
+        .route("/v1/templates/{ref}/tags", post(tag))
+        .route("/v1/templates/{ref}/tags/{tag}", delete(untag))
+        .route("/v1/templates/{ref}/reapply", post(reapply))
+        .route("/v1/templates/{ref}/recipe", get(export_recipe))
         .route("/v1/templates/{ref}/verify", post(verify))
         .route("/v1/templates/{ref}/export", get(export_template))
         .route("/v1/ves", get(ves).post(create))
@@ -94,12 +101,40 @@ async fn template(State(store): Shared, name: Name) -> Reply {
     blocking(move || store.template(&reference)).await
 }
 
-async fn remove_template(State(store): Shared, name: Name) -> Reply {
+async fn remove_template(State(store): Shared, name: Name, query: Force) -> Reply {
     let reference: TemplateRef = parse(name)?;
-    blocking(move || store.remove_template(&reference)).await
+    let Query(query) = query.map_err(|error| invalid(error.body_text()))?;
+    blocking(move || store.remove_template(&reference, query.force)).await
 }
 
-async fn diff_templates(State(store): Shared, names: Result<Path<(String, String)>, PathRejection>) -> Reply {
+async fn versions(State(store): Shared, name: Name) -> Reply {
+    let reference: TemplateRef = parse(name)?;
+    blocking(move || store.versions(&reference)).await
+}
+
+async fn tag(State(store): Shared, name: Name, body: Body) -> Reply {
+    let (reference, request): (TemplateRef, TagTemplate) = (parse(name)?, json(body)?);
+    blocking(move || store.tag_template(&reference, &request.tag)).await
+}
+
+async fn untag(State(store): Shared, names: Names) -> Reply {
+    let Path((reference, tag)) = names.map_err(|error| invalid(error.body_text()))?;
+    let (reference, tag): (TemplateRef, Tag) =
+        (reference.parse().map_err(bad_name)?, tag.parse().map_err(bad_name)?);
+    blocking(move || store.untag_template(&reference, &tag)).await
+}
+
+async fn reapply(State(store): Shared, name: Name, body: Body) -> Reply {
+    let (reference, request): (TemplateRef, ReapplyTemplate) = (parse(name)?, json(body)?);
+    Ok(streams::events(move |events| store.reapply(&reference, &request, events)))
+}
+
+async fn export_recipe(State(store): Shared, name: Name) -> Reply {
+    let reference: TemplateRef = parse(name)?;
+    streams::tar(move |out| store.export_recipe(&reference, out)).await
+}
+
+async fn diff_templates(State(store): Shared, names: Names) -> Reply {
     let Path((a, b)) = names.map_err(|error| invalid(error.body_text()))?;
     let (a, b): (TemplateRef, TemplateRef) = (a.parse().map_err(bad_name)?, b.parse().map_err(bad_name)?);
     blocking(move || store.diff_templates(&a, &b)).await
@@ -144,11 +179,7 @@ async fn shift_ids(State(store): Shared, name: Name, body: Body) -> Reply {
     blocking(move || store.shift_ids(&name, request.id_shift)).await
 }
 
-async fn remove(
-    State(store): Shared,
-    name: Name,
-    query: Result<Query<RemoveQuery>, QueryRejection>,
-) -> Reply {
+async fn remove(State(store): Shared, name: Name, query: Force) -> Reply {
     let name: VeName = parse(name)?;
     let Query(query) = query.map_err(|error| invalid(error.body_text()))?;
     blocking(move || store.remove(&name, query.force)).await

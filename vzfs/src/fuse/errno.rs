@@ -18,7 +18,8 @@ pub(super) fn errno(ve: &VeName, operation: &'static str, failure: &VolumeError)
         VolumeError::NotEmpty => libc::ENOTEMPTY,
         VolumeError::NotPermitted(_) => libc::EPERM,
         VolumeError::Invalid(_) => libc::EINVAL,
-        VolumeError::Stale => libc::ESTALE,
+        // `Changed` is for who rebases; no request meets it.
+        VolumeError::Stale | VolumeError::Changed => libc::ESTALE,
         VolumeError::NoData => libc::ENODATA,
         VolumeError::NameTooLong | VolumeError::PathTooLong { .. } => libc::ENAMETOOLONG,
         VolumeError::TooManyLinks => libc::EMLINK,

@@ -202,6 +202,10 @@ impl Filesystem for Dispatch {
         };
         let done = self.once(req, |_| Ok(()), rename);
         self.reply_empty("rename", done, reply);
+        // After the reply: until then the kernel holds the locks that an invalidation waits for.
+        if self.volume.has_relabelled() {
+            self.forget_relabelled(|| {});
+        }
     }
 
     fn link(&self, req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {

@@ -15,14 +15,15 @@ use fuser::Config;
 use rustix::mount::UnmountFlags;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::device;
 use super::dispatch::{Dispatch, Parts};
 use super::ledger::Ledger;
+use super::notices::Notices;
 use crate::sys;
-use crate::types::{IdShift, VeName};
-use crate::volume::Volume;
+use crate::types::{IdShift, Ino, VeName};
+use crate::volume::{Rebased, Volume};
 
 /// Whether the kernel may serve reads and writes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +118,9 @@ pub struct Mount {
     mountpoint: PathBuf,
     alive: Arc<AtomicBool>,
     agreed: Agreed,
+    volume: Arc<Volume>,
+    notices: Arc<Notices>,
+    ledger: Arc<Ledger>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -218,7 +222,7 @@ fn start(
     let outcomes = volume.outcomes(ledger.connection()).map_err(io::Error::other)?;
     let memory = ledger.memory().try_clone_to_owned()?;
     let dispatch = Dispatch::new(Parts {
-        volume,
+        volume: Arc::clone(&volume),
         ve: options.ve_name.clone(),
         wants_passthrough: agreed.passthrough,
         shift: options.shift,
@@ -227,6 +231,7 @@ fn start(
         outcomes,
     });
     let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
+    let ledger = Arc::clone(&dispatch.ledger);
     let mut config = Config::default();
     config.n_threads = Some(agreed.threads);
     let session = device::session(dispatch, &device, &agreed.init, new, config)?;
@@ -249,6 +254,9 @@ fn start(
         mountpoint: mountpoint.to_owned(),
         alive,
         agreed,
+        volume,
+        notices,
+        ledger,
         thread: Some(thread),
     };
     Ok((mount, negotiated))
@@ -268,6 +276,23 @@ impl Mount {
     /// Whether the mount still answers; not after somebody else unmounted it.
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// Tells the kernel what a rebase of the volume has changed, and frees what nobody uses any more. To be called from a thread that answers no
+    /// requests.
+    pub fn tell(&self, rebased: &Rebased) {
+        self.notices.forget_all(&rebased.names, &rebased.inodes, &rebased.dirs);
+        // Look-ups that were under way when the base was exchanged have been answered: the kernel does not take an entry away while it waits for one.
+        for ino in rebased.orphans.iter().filter(|ino| !self.ledger.knows(**ino)) {
+            if let Err(error) = self.volume.forget(*ino) {
+                warn!(ve = %self.ve, %ino, %error, "a replaced file could not be freed");
+            }
+        }
+    }
+
+    /// All inodes that the kernel knows.
+    pub fn known(&self) -> Vec<Ino> {
+        self.ledger.known_inodes().into_iter().map(|(ino, _)| ino).collect()
     }
 
     /// Unmounts and waits for the last request. With `force` a mount in use is detached instead: programs keep it until they end, and this

@@ -47,6 +47,21 @@ impl Notices {
         }
     }
 
+    /// Makes the kernel ask again for these names, attributes and listings; returns when it has been told. Waits for requests on the
+    /// directories, so not for threads that answer requests.
+    pub(super) fn forget_all(&self, names: &[(Ino, Name)], inodes: &[Ino], dirs: &[Ino]) {
+        let _one_at_a_time = self.sending.lock();
+        for dir in dirs {
+            self.forget_inode(*dir, 0);
+        }
+        for ino in inodes {
+            self.forget_attr(*ino);
+        }
+        for (dir, name) in names {
+            self.forget_name(*dir, name);
+        }
+    }
+
     fn forget_name(&self, dir: Ino, name: &Name) {
         if let Some(notifier) = self.notifier.get()
             && let Err(error) = notifier.inval_entry(INodeNo(dir.get()), OsStr::from_bytes(name.as_bytes()))
@@ -58,10 +73,15 @@ impl Notices {
     /// Makes the kernel ask for the attributes of an inode again. Safe from anywhere: with a negative offset the kernel touches no
     /// page and waits for no lock (`fuse_reverse_inval_inode`).
     pub(super) fn forget_attr(&self, ino: Ino) {
+        self.forget_inode(ino, -1);
+    }
+
+    /// From `offset` on the cached content is dropped too; that of a directory is its listing.
+    fn forget_inode(&self, ino: Ino, offset: i64) {
         if let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(INodeNo(ino.get()), -1, 0)
+            && let Err(error) = notifier.inval_inode(INodeNo(ino.get()), offset, 0)
         {
-            debug!(%error, "invalidation of attributes was refused");
+            debug!(%error, "invalidation of an inode was refused");
         }
     }
 }

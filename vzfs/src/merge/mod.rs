@@ -26,7 +26,7 @@ mod stanza;
 mod tests;
 
 pub use alternatives::{AlternativeLink, links as alternative_links};
-pub use rules::{Rule, rule_for};
+pub use rules::{MergeRule, Rule, RuleError, Rules};
 
 use thiserror::Error;
 
@@ -107,7 +107,8 @@ pub fn merge(rule: Rule, versions: Versions<'_>, labels: Labels<'_>) -> Result<M
     if base == Some(ours) {
         return unchanged(theirs);
     }
-    if [base.unwrap_or_default(), ours, theirs].iter().any(|input| input.len() > MAX_INPUT_BYTES) {
+    let whole = matches!(rule, Rule::Keep | Rule::Take);
+    if !whole && [base.unwrap_or_default(), ours, theirs].iter().any(|input| input.len() > MAX_INPUT_BYTES) {
         return Err(MergeError::TooMuch);
     }
     match rule {
@@ -121,6 +122,8 @@ pub fn merge(rule: Rule, versions: Versions<'_>, labels: Labels<'_>) -> Result<M
         Rule::LineSet => lines::merge_line_set(versions),
         Rule::Log => lines::merge_log(versions),
         Rule::Text => diff3::merge(versions),
+        Rule::Keep => unchanged(ours),
+        Rule::Take => unchanged(theirs),
         Rule::Derived | Rule::LastWins => Err(MergeError::NotMergeable),
     }
 }

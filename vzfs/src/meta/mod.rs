@@ -1,14 +1,14 @@
 //! The catalog and the private tables, on one RocksDB database per store. No other module names rocksdb.
 //!
 //! Concepts
-//! - The *catalog* holds a few small JSON records (templates, VEs, bases, settings). Each write is synced before it returns.
+//! - The *catalog* holds a few small JSON records (templates, tags, VEs, bases, settings). Each write is synced before it returns.
 //! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
 //!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
 //!   a prefix of the operations.
 //!
 //! Invariants (kept by `volume`, which is the only writer of the private tables)
 //! - M1: every entry that is no whiteout names an inode that has a record.
-//! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed and forgotten.
+//! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed.
 //! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
 
 mod keys;
@@ -16,8 +16,11 @@ mod once;
 mod private;
 mod record;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch,
     WriteOptions,
@@ -27,7 +30,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 pub use once::{Outcomes, RequestId, on_behalf_of};
-pub use private::{Changes, PrivateEntries, PrivateEntry};
+pub use private::{Changes, PrivateEntries, PrivateEntry, Watch, Written};
 pub use record::{EntryRecord, InodeRecord, PrivateContent};
 
 use crate::types::{VeId, Watermark};
@@ -68,6 +71,8 @@ pub enum Table {
     Ve,
     /// Bases by the digest of their stack.
     Base,
+    /// Tags of templates by `NAME@TAG`.
+    Tag,
     /// Store-wide settings and counters.
     Setting,
     /// Rollouts by number, and their VEs by number of rollout and VE.
@@ -84,6 +89,7 @@ impl Table {
             Table::Template => "template/",
             Table::Ve => "ve/",
             Table::Base => "base/",
+            Table::Tag => "tag/",
             Table::Setting => "setting/",
             Table::Update => "update/",
             Table::UpdateReport => "update-report/",
@@ -111,6 +117,10 @@ pub struct Meta {
     db: DB,
     /// How much of the log is durable.
     log: Watermark,
+    /// What was written to VEs that are watched.
+    watched: Mutex<HashMap<VeId, Written>>,
+    /// How many those are: who writes looks here first.
+    watches: AtomicUsize,
 }
 
 impl Meta {
@@ -145,7 +155,7 @@ impl Meta {
                 MetaError::Database(error)
             }
         })?;
-        Ok(Meta { db, log: Watermark::default() })
+        Ok(Meta { db, log: Watermark::default(), watched: Mutex::default(), watches: AtomicUsize::new(0) })
     }
 
     fn table(&self, name: &str) -> &rocksdb::ColumnFamily {
@@ -154,11 +164,22 @@ impl Meta {
 
     /// Writes a catalog record; it is durable on return, as is everything written before it.
     pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), MetaError> {
+        let mut batch = WriteBatch::default();
+        self.put_catalog(&mut batch, table, key, value)?;
+        Ok(self.db.write_opt(batch, &synced())?)
+    }
+
+    fn put_catalog<T: Serialize>(
+        &self,
+        batch: &mut WriteBatch,
+        table: Table,
+        key: &str,
+        value: &T,
+    ) -> Result<(), MetaError> {
         let key = format!("{}{key}", table.prefix());
         let value = serde_json::to_vec(value).map_err(|error| damaged(CATALOG, key.as_bytes(), &error))?;
-        let mut batch = WriteBatch::default();
         batch.put_cf(self.table(CATALOG), key, value);
-        Ok(self.db.write_opt(batch, &synced())?)
+        Ok(())
     }
 
     /// Reads a catalog record.

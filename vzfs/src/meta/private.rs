@@ -1,9 +1,15 @@
 //! The private tables, typed.
 
-use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
+use serde::Serialize;
 
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
-use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, damaged, keys, synced};
+use super::{
+    COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, Table, damaged, keys, synced,
+};
 use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
 /// The writes of one filesystem operation, applied together or not at all.
@@ -11,11 +17,14 @@ pub struct Changes<'m> {
     pub(super) meta: &'m Meta,
     pub(super) ve: VeId,
     pub(super) batch: WriteBatch,
+    /// What is written, if somebody wants to know.
+    written: Option<Written>,
 }
 
 impl Changes<'_> {
     /// Writes an inode's record and keeps the orphan table in step with its `nlink` (M3).
     pub fn put_inode(&mut self, ino: Ino, record: &InodeRecord) {
+        self.note_inode(ino);
         let key = keys::inode(self.ve, ino);
         self.batch.put_cf(self.meta.table(INODES), key, record.encode());
         if record.nlink == 0 {
@@ -27,30 +36,99 @@ impl Changes<'_> {
 
     /// Removes an inode's record and everything below it in the entries table.
     pub fn delete_inode(&mut self, ino: Ino, record: &InodeRecord) {
-        let key = keys::inode(self.ve, ino);
-        self.batch.delete_cf(self.meta.table(INODES), key);
-        self.batch.delete_cf(self.meta.table(ORPHANS), key);
+        self.delete_record(ino);
         if record.kind == crate::types::FileKind::Dir {
             let (start, end) = (keys::position(self.ve, ino, 0, b""), keys::directory_end(self.ve, ino));
             self.batch.delete_range_cf(self.meta.table(ENTRIES), start, end);
         }
     }
 
+    /// Removes an inode's record alone, so that the base's shows again if it has the inode.
+    pub fn delete_record(&mut self, ino: Ino) {
+        self.note_inode(ino);
+        let key = keys::inode(self.ve, ino);
+        self.batch.delete_cf(self.meta.table(INODES), key);
+        self.batch.delete_cf(self.meta.table(ORPHANS), key);
+    }
+
     /// Writes an entry.
     pub fn put_entry(&mut self, dir: Ino, name: NameRef<'_>, entry: EntryRecord) {
+        self.note_entry(dir, name);
         self.batch.put_cf(self.meta.table(ENTRIES), keys::entry(self.ve, dir, name), entry.encode());
     }
 
     /// Forgets an entry, so that the base's shows again if it has one.
     pub fn delete_entry(&mut self, dir: Ino, name: NameRef<'_>) {
+        self.note_entry(dir, name);
         self.batch.delete_cf(self.meta.table(ENTRIES), keys::entry(self.ve, dir, name));
+    }
+
+    /// Writes a catalog record together with the rest.
+    pub fn put_catalog<T: Serialize>(&mut self, table: Table, key: &str, value: &T) -> Result<(), MetaError> {
+        self.meta.put_catalog(&mut self.batch, table, key, value)
     }
 
     /// Applies everything atomically. Durable after the next [`Meta::sync`].
     pub fn commit(self) -> Result<(), MetaError> {
-        self.meta.db.write(self.batch)?;
+        self.commit_with(&WriteOptions::default())
+    }
+
+    /// As [`Changes::commit`], and durable on return, as is everything before it.
+    pub fn commit_durably(self) -> Result<(), MetaError> {
+        self.commit_with(&synced())
+    }
+
+    fn commit_with(self, options: &WriteOptions) -> Result<(), MetaError> {
+        self.meta.db.write_opt(self.batch, options)?;
         self.meta.log.advance();
+        if let Some(written) = self.written
+            && let Some(watched) = self.meta.watched.lock().get_mut(&self.ve)
+        {
+            watched.inodes.extend(written.inodes);
+            watched.entries.extend(written.entries);
+        }
         Ok(())
+    }
+
+    fn note_inode(&mut self, ino: Ino) {
+        if let Some(written) = &mut self.written {
+            written.inodes.insert(ino);
+        }
+    }
+
+    fn note_entry(&mut self, dir: Ino, name: NameRef<'_>) {
+        if let Some(written) = &mut self.written {
+            written.entries.insert((dir, name.to_name()));
+        }
+    }
+}
+
+/// Keys of the private tables that were written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Inodes whose records were.
+    pub inodes: BTreeSet<Ino>,
+    /// Names that were.
+    pub entries: BTreeSet<(Ino, Name)>,
+}
+
+/// Notes what is written to a VE's private tables, from [`Meta::watch`] on. One at a time for a VE.
+pub struct Watch<'m> {
+    meta: &'m Meta,
+    ve: VeId,
+}
+
+impl Watch<'_> {
+    /// What was written so far.
+    pub fn take(&self) -> Written {
+        self.meta.watched.lock().get_mut(&self.ve).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.meta.watched.lock().remove(&self.ve);
+        self.meta.watches.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -94,7 +172,17 @@ impl Iterator for PrivateEntries<'_> {
 impl Meta {
     /// Begins an operation on a VE.
     pub fn changes(&self, ve: VeId) -> Changes<'_> {
-        Changes { meta: self, ve, batch: WriteBatch::default() }
+        // Relaxed: who watches sees to it that no operation is under way when it begins.
+        let watched = self.watches.load(Ordering::Relaxed) > 0 && self.watched.lock().contains_key(&ve);
+        let written = watched.then(Written::default);
+        Changes { meta: self, ve, batch: WriteBatch::default(), written }
+    }
+
+    /// Notes what is written to a VE's private tables from now on. The caller sees to it that no operation on the VE is under way now.
+    pub fn watch(&self, ve: VeId) -> Watch<'_> {
+        self.watched.lock().insert(ve, Written::default());
+        self.watches.fetch_add(1, Ordering::Relaxed);
+        Watch { meta: self, ve }
     }
 
     /// The private record of an inode.

@@ -1,15 +1,17 @@
-//! Bases: the layers of a stack merged into one tree, once for each distinct list of layers.
+//! Bases: the layers of a stack merged into one tree, once for each distinct list of layers and the rules by which they are merged.
 
 use super::records::BaseRecord;
+use super::rules::checked;
 use super::stack::build_base;
 use super::{Store, StoreError};
 use crate::api::StackItem;
+use crate::merge::Rules;
 use crate::meta::Table;
 use crate::types::Digest;
 
-/// Changing how stacks are merged means another number: a base that is remembered under the old rules is then not
-/// found, and made anew for new VEs.
-pub(super) const MERGE_RULES: &str = "vzfs base 1\n";
+/// Changing how stacks are merged means another number: a base that was made in the old way is then not found, and made anew for new VEs. Changes of
+/// the tables of rules are noticed without it.
+const MERGING: &str = "vzfs base 1\n";
 
 impl Store {
     /// The base of a stack, made if this is the first VE with that list of layers. The caller holds `adding`.
@@ -18,7 +20,9 @@ impl Store {
         if apps.is_empty() {
             return Ok(os.layer);
         }
-        let key = stack_key(stack);
+        let own = self.own_rules(stack);
+        let rules = Rules::new(checked(&own)?);
+        let key = stack_key(stack, &rules);
         if let Some(base) = self.known_base(&key)? {
             return Ok(base);
         }
@@ -33,7 +37,7 @@ impl Store {
             .collect::<Result<Vec<_>, StoreError>>()?;
         let os_tree = self.trees.open(&os.layer)?;
         let started = std::time::Instant::now();
-        let result = build_base(&os_tree, &layers, &self.blobs)?;
+        let result = build_base(&os_tree, &layers, &rules, &self.blobs)?;
         // The merged blobs are durable when build_base returns, the tree when put does; then the record may say so (S1).
         self.trees.put(&result.image)?;
         let base = result.image.digest;
@@ -47,7 +51,11 @@ impl Store {
             tracing::info!(base = %base.short(), "{note}");
         }
         let layers = stack.iter().map(|item| item.layer).collect();
-        self.meta.put(Table::Base, &key.to_hex(), &BaseRecord { base, layers, notes: result.notes })?;
+        self.meta.put(
+            Table::Base,
+            &key.to_hex(),
+            &BaseRecord { base, layers, rules: own, notes: result.notes },
+        )?;
         Ok(base)
     }
 
@@ -67,8 +75,9 @@ impl Store {
 }
 
 /// Under which key the base of a stack is remembered.
-fn stack_key(stack: &[StackItem]) -> Digest {
-    let mut bytes = MERGE_RULES.as_bytes().to_vec();
+pub(super) fn stack_key(stack: &[StackItem], rules: &Rules) -> Digest {
+    let mut bytes = MERGING.as_bytes().to_vec();
+    bytes.extend_from_slice(Digest::of(&rules.fingerprint()).as_bytes());
     for item in stack {
         bytes.extend_from_slice(item.layer.as_bytes());
     }

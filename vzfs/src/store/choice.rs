@@ -9,7 +9,7 @@ use crate::api::{OsIdentity, StackItem, TemplateKind};
 use crate::types::{TemplateRef, TemplateSpec};
 
 impl Catalog {
-    /// The template a reference means: the newest version when it names none.
+    /// The template a reference means: the tagged version for a tag, the newest version when it names none.
     pub(super) fn template(&self, reference: &TemplateRef) -> Result<Arc<TemplateRecord>, StoreError> {
         let newest = self.versions(reference).next_back();
         newest.cloned().ok_or_else(|| StoreError::UnknownTemplate(reference.clone()))
@@ -20,10 +20,14 @@ impl Catalog {
         &self,
         reference: &TemplateRef,
     ) -> impl DoubleEndedIterator<Item = &Arc<TemplateRecord>> + use<'_> {
-        let reference = reference.clone();
+        let name = reference.name.clone();
+        // No version has the name of a tag (S6), so what is looked for first makes no difference.
+        let version = reference.version.clone().map(|version| {
+            let written = TemplateSpec { name: name.clone(), version };
+            self.tags.get(&written).cloned().unwrap_or(written.version)
+        });
         self.templates.values().filter(move |record| {
-            record.spec.name == reference.name
-                && reference.version.as_ref().is_none_or(|version| *version == record.spec.version)
+            record.spec.name == name && version.as_ref().is_none_or(|version| *version == record.spec.version)
         })
     }
 

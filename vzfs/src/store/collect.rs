@@ -4,7 +4,8 @@
 //! # What is needed
 //! The roots are the catalog's records, read from the database and not from memory, so that a VE whose removal waits for the last program
 //! that uses it counts too.
-//! - A template's record needs its layer; a VE's record needs its base and the layers of its stack.
+//! - A template's record needs its layer and the archive of what it was built of; a VE's record needs its base, those that it had since it was mounted, and the
+//!   layers of its stack.
 //! - A needed tree needs the blobs that it names.
 //! - A VE's private records need the blobs that they name. Those are its base's as a rule, but nothing here depends on that.
 //! - A private record needs its data file; a VE's folder of data files is needed as long as there is a record of the VE.
@@ -164,9 +165,11 @@ impl Store {
         let mut needed = Needed { trees: HashSet::new(), blobs: HashSet::new(), ves: HashSet::new() };
         for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
             needed.trees.insert(record.layer);
+            needed.blobs.extend(record.recipe.map(|recipe| recipe.digest));
         }
         for (_, record) in self.meta.list::<VeRecord>(Table::Ve)? {
             needed.trees.insert(record.base);
+            needed.trees.extend(record.retired.iter().chain(&record.unsettled));
             needed.trees.extend(record.stack.iter().map(|item| item.layer));
             needed.ves.insert(record.id);
         }

@@ -8,7 +8,7 @@ use crate::archive::ArchiveError;
 use crate::blobs::BlobError;
 use crate::meta::MetaError;
 use crate::tree::TreeError;
-use crate::types::{TemplateName, TemplateRef, TemplateSpec, TypeError, VeId, VeName};
+use crate::types::{Tag, TemplateName, TemplateRef, TemplateSpec, TypeError, VeId, VeName};
 use crate::volume::VolumeError;
 
 /// Whatever a [`Mounter`](super::Mounter) failed with.
@@ -60,12 +60,50 @@ pub enum StoreError {
     /// The template is there already.
     #[error("template {0} exists already")]
     TemplateExists(TemplateSpec),
+    /// The version to be made is the name of a tag.
+    #[error("{0} is a tag of that template, and cannot become a version of it")]
+    VersionIsTag(TemplateSpec),
+    /// The tag to be made is the name of a version.
+    #[error("{0} is a version of that template, and cannot become a tag of it")]
+    TagIsVersion(TemplateSpec),
+    /// The template has no such tag.
+    #[error("template {name} has no tag {tag}")]
+    UnknownTag {
+        /// The template.
+        name: TemplateName,
+        /// The tag.
+        tag: Tag,
+    },
+    /// Not while it has tags.
+    #[error("template {spec} is tagged {}", tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", "))]
+    Tagged {
+        /// The template.
+        spec: TemplateSpec,
+        /// Its tags.
+        tags: Vec<Tag>,
+    },
+    /// What the template was built of is not known.
+    #[error("nothing is kept of what template {0} was made of: it was not built of a definition")]
+    NoRecipe(TemplateSpec),
+    /// A layer cannot be put on another OS without losing something.
+    #[error("{app} cannot be put on {os}: {}", first_of(losses))]
+    Reapply {
+        /// The application template.
+        app: TemplateSpec,
+        /// The OS template that it was to be put on.
+        os: TemplateSpec,
+        /// What would be lost, a sentence each.
+        losses: Box<[String]>,
+    },
     /// The template is being made by another request.
     #[error("template {0} is being made by another request")]
     TemplateBusy(TemplateSpec),
     /// The VE is there already.
     #[error("VE {0} exists already")]
     VeExists(VeName),
+    /// The VE is being moved to another stack.
+    #[error("VE {0} is being moved to other templates")]
+    Moving(VeName),
     /// Something stands on the template.
     #[error("template {spec} is in use by {}", users(ves, templates))]
     TemplateInUse {
@@ -233,6 +271,16 @@ impl StoreError {
         let path = path.into();
         move |source| StoreError::Io { action, path, source }
     }
+}
+
+/// The first sentences, and how many more there are.
+fn first_of(sentences: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let mut shown = sentences[..sentences.len().min(SHOWN)].join("; ");
+    if sentences.len() > SHOWN {
+        shown.push_str(&format!("; and {} more", sentences.len() - SHOWN));
+    }
+    shown
 }
 
 /// "VEs a, b and application template c@1": at most five names of each sort, so that a message stays a message.

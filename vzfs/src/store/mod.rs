@@ -16,6 +16,7 @@
 //!   to it or back to it ([`WaysBack`]).
 //! - S5: what is needed is only determined while nothing is being added (`adding`), because something staged relies on
 //!   blobs that it found in the store. `collect` has the rest of the argument.
+//! - S6: a tag names a version that exists, and no version of a template has the name of one of its tags.
 //!
 //! Locks, in the order in which they may be taken: `collecting`, `adding`, `building`, a slot's `live`, `catalog`, `mountpoints`, a slot's
 //! `shown`. Imports and commits hold `adding` for reading and nothing else while they run; the name that they make is
@@ -35,12 +36,14 @@ mod mounts;
 mod packages;
 mod rebase;
 mod records;
+mod rules;
 mod slot;
 mod space;
 pub mod stack;
 mod standing;
 mod templates;
 mod verify;
+mod versions;
 mod ves;
 
 use std::collections::{BTreeMap, HashMap};
@@ -64,9 +67,9 @@ use crate::api::{StackItem, StoreInfo, VerifyProgress};
 use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
-use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName};
+use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
 use layout::Layout;
-use records::{TemplateRecord, VeRecord};
+use records::{TagRecord, TemplateRecord, VeRecord};
 use slot::Slot;
 
 /// An open store. Shared by all requests; every method may be called from any thread, and those that touch the disk block.
@@ -94,6 +97,8 @@ pub struct Store {
     verify_wanted: AtomicBool,
     /// A leaf. How far that check is.
     verify_progress: Mutex<Option<VerifyProgress>>,
+    /// Differences of bases. A leaf.
+    deltas: rebase::Deltas,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
     base_bytes: Mutex<HashMap<Digest, u64>>,
     /// A leaf. Who must be asked before a template is removed.
@@ -106,10 +111,12 @@ pub struct Store {
 #[derive(Default)]
 struct Catalog {
     templates: BTreeMap<TemplateSpec, Arc<TemplateRecord>>,
+    /// Tags as they stand in references, with the versions that they mean.
+    tags: BTreeMap<TemplateSpec, Version>,
     /// With the templates that it is being made on (S4).
     making: HashMap<TemplateSpec, Vec<TemplateSpec>>,
     ves: BTreeMap<VeName, Arc<Slot>>,
-    /// With the stack that it is being made on (S4).
+    /// With the stack that it is being made on, or moved to (S4).
     making_ves: HashMap<VeName, Arc<Vec<StackItem>>>,
 }
 
@@ -150,6 +157,7 @@ impl Store {
             verifying: Mutex::new(()),
             verify_wanted: AtomicBool::new(false),
             verify_progress: Mutex::new(None),
+            deltas: rebase::Deltas::default(),
             base_bytes: Mutex::new(HashMap::new()),
             ways_back: Mutex::new(None),
             _lock: lock,
@@ -170,6 +178,16 @@ impl Store {
         let mut catalog = Catalog::default();
         for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
             catalog.templates.insert(record.spec.clone(), Arc::new(record));
+        }
+        for (key, record) in self.meta.list::<TagRecord>(Table::Tag)? {
+            let written = key.parse::<TemplateSpec>()?;
+            let tagged = TemplateSpec { name: written.name.clone(), version: record.version.clone() };
+            // The removal of a template takes its tags away first, so this is damage.
+            if !catalog.templates.contains_key(&tagged) {
+                tracing::error!(tag = %written, version = %record.version, "the tag's version is not there; the tag is ignored");
+                continue;
+            }
+            catalog.tags.insert(written, record.version);
         }
         for (_, record) in self.meta.list::<VeRecord>(Table::Ve)? {
             if record.removing {

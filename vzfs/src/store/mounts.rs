@@ -12,8 +12,8 @@ use super::slot::{Live, Slot};
 use super::{BoxError, Store, StoreError};
 use crate::api::Ve;
 use crate::meta::Table;
-use crate::types::{IdShift, VeName};
-use crate::volume::{Usage, Volume};
+use crate::types::{IdShift, Ino, VeName};
+use crate::volume::{Rebased, Usage, Volume};
 
 /// Makes mounts. The daemon's makes FUSE mounts; tests need none.
 pub trait Mounter: Send + Sync {
@@ -37,6 +37,10 @@ pub trait Mounted: Send + Sync {
     fn is_alive(&self) -> bool;
     /// Whether data goes through the kernel.
     fn passthrough(&self) -> bool;
+    /// Tells the kernel what a rebase of the volume has changed, and frees what nobody uses any more.
+    fn tell(&self, rebased: &Rebased);
+    /// All inodes that the kernel knows.
+    fn known(&self) -> Vec<Ino>;
     /// Takes it away. With `force`, also while programs use it.
     ///
     /// # Errors
@@ -96,7 +100,9 @@ impl Store {
             self.unmount_locked(&slot, &mut live, force)?;
             let record = slot.record();
             if record.mountpoint.is_some() {
-                self.save(&slot, VeRecord { mountpoint: None, ..(*record).clone() })?;
+                let gone =
+                    VeRecord { mountpoint: None, retired: Vec::new(), unsettled: None, ..(*record).clone() };
+                self.save(&slot, gone)?;
             }
         }
         self.describe(&slot)
@@ -169,10 +175,11 @@ impl Store {
         }
         self.claim(place, ve)?;
         let mount = self.volume_locked(slot, live).and_then(|volume| {
+            let behind = self.unsettle(&record, &volume)?;
             let failed = |source| StoreError::Mount { ve: ve.clone(), mountpoint: place.to_owned(), source };
-            self.mounter.mount(volume, ve, place, record.id_shift).map_err(failed)
+            Ok((self.mounter.mount(volume, ve, place, record.id_shift).map_err(failed)?, behind))
         });
-        let mount = match mount {
+        let (mount, behind) = match mount {
             Ok(mount) => mount,
             Err(error) => {
                 self.mountpoints.lock().remove(place);
@@ -184,7 +191,11 @@ impl Store {
         shown.mounted = Some(place.to_owned());
         shown.passthrough = Some(mount.passthrough());
         shown.usage = None;
+        drop(shown);
         live.mount = Some(mount);
+        if let Some(behind) = behind {
+            self.settle(slot, live, &behind)?;
+        }
         Ok(true)
     }
 
@@ -235,7 +246,7 @@ impl Store {
         self.volume_locked(slot, &slot.live.lock())
     }
 
-    fn volume_locked(&self, slot: &Slot, live: &Live) -> Result<Arc<Volume>, StoreError> {
+    pub(super) fn volume_locked(&self, slot: &Slot, live: &Live) -> Result<Arc<Volume>, StoreError> {
         let record = slot.record();
         if live.removed {
             return Err(StoreError::VeRemoving(record.name.clone()));
@@ -244,10 +255,11 @@ impl Store {
             return Ok(volume);
         }
         let base = self.trees.open(&record.base)?;
+        let retired = record.retired.iter().map(|base| self.trees.open(base)).collect::<Result<_, _>>()?;
         let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
         let volume = volume
             .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
-        let volume = Arc::new(volume);
+        let volume = Arc::new(volume.with_retired(retired));
         slot.shown.write().volume = Arc::downgrade(&volume);
         Ok(volume)
     }

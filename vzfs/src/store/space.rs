@@ -62,6 +62,9 @@ impl Store {
             for (digest, bytes) in tree.blobs() {
                 tally.add(digest, bytes, User::Template(index));
             }
+            if let Some(recipe) = template.recipe {
+                tally.add(recipe.digest, recipe.bytes, User::Template(index));
+            }
             trees.insert(template.layer, tree);
         }
         let layers: HashSet<Digest> = trees.keys().copied().collect();

@@ -6,10 +6,10 @@
 //!
 //! 1. A change that only one of the two made is kept, for the content and for each attribute by itself. (A layer also holds what it did
 //!    not change, as the directories above a file, or a file whose mode alone is another.)
-//! 2. Files that both changed are merged by the rule of their path (module `merge`).
+//! 2. Files that both changed are merged by the rule of their path (module `merge`): that of a template of the stack, or a built-in one.
 //! 3. Where that is impossible, the last layer wins. Whatever is thereby lost is in the notes, with the path and the templates.
 //!
-//! The result is a function of the templates and their order: the same stack gives the same tree digest on every host. With a single
+//! The result is a function of the templates, their rules and their order: the same stack gives the same tree digest on every host. With a single
 //! application template it is the plain overlay.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::blobs::{Batch, BlobError, BlobStore};
-use crate::merge::{self, AlternativeLink, Labels, MergeError, Rule, Versions};
+use crate::merge::{self, AlternativeLink, Labels, MergeError, Rule, Rules, Versions};
 use crate::tree::{
     Content, Entry, Meta, NodeId, NodeView, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry,
 };
@@ -40,6 +40,8 @@ pub struct StackResult {
     pub image: TreeImage,
     /// What a person should know about where templates met, a sentence each.
     pub notes: Vec<String>,
+    /// Those of the notes that tell of changes that are lost because no rule could keep both sides'.
+    pub losses: Vec<String>,
 }
 
 /// Why no base could be made.
@@ -74,11 +76,13 @@ pub enum StackError {
 pub fn build_base(
     os: &Tree,
     apps: &[(TemplateSpec, Arc<Tree>)],
+    rules: &Rules,
     blobs: &BlobStore,
 ) -> Result<StackResult, StackError> {
     let mut stack = Stack {
         os,
         apps,
+        rules,
         blobs,
         batch: blobs.batch(),
         builder: TreeBuilder::from_tree(os)?,
@@ -92,12 +96,14 @@ pub fn build_base(
     let Stack { batch, builder, notes, .. } = stack;
     let image = builder.finish()?;
     batch.commit()?;
-    Ok(StackResult { image, notes: Note::render(notes) })
+    let losses = Note::render(notes.iter().filter(|note| note.loses));
+    Ok(StackResult { image, notes: Note::render(&notes), losses })
 }
 
 struct Stack<'a> {
     os: &'a Tree,
     apps: &'a [(TemplateSpec, Arc<Tree>)],
+    rules: &'a Rules,
     blobs: &'a BlobStore,
     batch: Batch<'a>,
     builder: TreeBuilder,
@@ -230,7 +236,7 @@ impl Stack<'_> {
             let ours_label = self.label(&layers);
             let text =
                 format!("{theirs_label} removes or replaces it, and with it {files} changes of {ours_label}");
-            self.notes.push(Note::new(path, text));
+            self.notes.push(Note::loss(path, text));
         }
     }
 
@@ -279,7 +285,7 @@ impl Stack<'_> {
             self.put_back(&path, node)?;
             *self.builder.meta_mut(node) = Meta { rdev: ours.meta.rdev, ..meta };
         } else if ours.blob().is_some() {
-            return self.merge_files(&path, [os.as_ref(), Some(&ours), Some(&theirs)], meta, labels);
+            return self.merge_files(&path, [os.as_ref(), Some(&ours), Some(&theirs)], (node, meta), labels);
         } else {
             self.notes.push(Note::overlaid(&path, labels));
         }
@@ -299,22 +305,37 @@ impl Stack<'_> {
         &mut self,
         path: &[u8],
         versions: [Option<&Object>; 3],
+        (before, meta): (NodeId, Meta),
+        labels: Labels<'_>,
+    ) -> Result<Vec<AlternativeLink>, StackError> {
+        let rule = self.rules.rule_for(path);
+        match rule {
+            Rule::LastWins => self.notes.push(Note::overlaid(path, labels)),
+            Rule::Take => {}
+            Rule::Keep => {
+                self.put_back(path, before)?;
+                *self.builder.meta_mut(before) = meta;
+            }
+            Rule::Derived => {
+                let Labels { ours, theirs } = labels;
+                let text = format!(
+                    "generated file of {theirs}; what {ours} has in it comes back when it is generated anew"
+                );
+                self.notes.push(Note::new(path, text));
+            }
+            _ => return self.merge_contents(path, rule, versions, meta, labels),
+        }
+        Ok(Vec::new())
+    }
+
+    fn merge_contents(
+        &mut self,
+        path: &[u8],
+        rule: Rule,
+        versions: [Option<&Object>; 3],
         meta: Meta,
         labels: Labels<'_>,
     ) -> Result<Vec<AlternativeLink>, StackError> {
-        let rule = merge::rule_for(path);
-        if rule == Rule::LastWins {
-            self.notes.push(Note::overlaid(path, labels));
-            return Ok(Vec::new());
-        }
-        if rule == Rule::Derived {
-            let Labels { ours, theirs } = labels;
-            let text = format!(
-                "generated file of {theirs}; what {ours} has in it comes back when it is generated anew"
-            );
-            self.notes.push(Note::new(path, text));
-            return Ok(Vec::new());
-        }
         let blobs = versions.map(|version| version.and_then(Object::blob));
         let merged = if blobs.iter().flatten().any(|(_, size)| *size > merge::MAX_INPUT_BYTES as u64) {
             Err(MergeError::TooMuch)
@@ -331,7 +352,7 @@ impl Stack<'_> {
                 let text = format!(
                     "{ours} and {theirs} both have it and cannot be merged ({reason}); the latter counts"
                 );
-                self.notes.push(Note::new(path, text));
+                self.notes.push(Note::loss(path, text));
                 return Ok(Vec::new());
             }
         };
@@ -459,6 +480,8 @@ fn merge_meta(os: Option<&Meta>, ours: &Meta, theirs: &Meta) -> (Meta, Vec<&'sta
 struct Note {
     path: Vec<u8>,
     kind: NoteKind,
+    /// Whether it tells of something that is lost.
+    loses: bool,
 }
 
 enum NoteKind {
@@ -469,22 +492,27 @@ enum NoteKind {
 
 impl Note {
     fn new(path: &[u8], text: String) -> Note {
-        Note { path: path.to_vec(), kind: NoteKind::Text(text) }
+        Note { path: path.to_vec(), kind: NoteKind::Text(text), loses: false }
+    }
+
+    fn loss(path: &[u8], text: String) -> Note {
+        Note { loses: true, ..Note::new(path, text) }
     }
 
     fn overlaid(path: &[u8], labels: Labels<'_>) -> Note {
         Note {
             path: path.to_vec(),
             kind: NoteKind::Overlaid(labels.ours.to_owned(), labels.theirs.to_owned()),
+            loses: true,
         }
     }
 
     /// Sentences, with long runs of overlaid files cut short.
-    fn render(notes: Vec<Note>) -> Vec<String> {
+    fn render<'a>(notes: impl IntoIterator<Item = &'a Note>) -> Vec<String> {
         let mut sentences = Vec::new();
-        let mut overlaid = BTreeMap::<(String, String), usize>::new();
-        for Note { path, kind } in notes {
-            let path = String::from_utf8_lossy(&path).replace(|c: char| c.is_control(), "\u{fffd}");
+        let mut overlaid = BTreeMap::<(&str, &str), usize>::new();
+        for Note { path, kind, .. } in notes {
+            let path = String::from_utf8_lossy(path).replace(|c: char| c.is_control(), "\u{fffd}");
             match kind {
                 NoteKind::Text(text) => sentences.push(format!("/{path}: {text}")),
                 NoteKind::Overlaid(ours, theirs) => {

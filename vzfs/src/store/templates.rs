@@ -7,35 +7,40 @@ use std::sync::Arc;
 use super::events::{Events, Step};
 use super::globs::Globs;
 use super::packages::{Database, new_packages};
-use super::records::TemplateRecord;
-use super::{Store, StoreError, convert, difference};
+use super::records::{Recipe, TemplateRecord};
+use super::verify::RECIPE;
+use super::versions::{add_recipe, below_version, changed_packages, compare, tag_key};
+use super::{Store, StoreError, convert, difference, rules};
 use crate::api::{
-    Change, CommitVe, DamagedBlob, ImportRequest, OsIdentity, Package, Removed, StackItem, Template,
-    TemplateKind, VerifyReport, path_text,
+    CommitVe, DamagedBlob, How, ImportRequest, MergeRule, Origin, OsIdentity, Package, Removed, StackItem,
+    Template, TemplateDiff, TemplateKind, VerifyReport, path_text,
 };
 use crate::archive::{self, Limits, Source, TemplateSource};
 use crate::blobs::Batch;
 use crate::meta::Table;
-use crate::tree::{ContentRef, Tree, TreeBuilder, WalkEntry, diff};
+use crate::tree::{ContentRef, Tree, TreeBuilder, WalkEntry};
 use crate::types::{Digest, TemplateRef, TemplateSpec, Timestamp, VeName};
 
 /// What a record says beside the tree.
-struct Description {
-    spec: TemplateSpec,
-    kind: TemplateKind,
-    os: Option<OsIdentity>,
-    requires: Vec<TemplateSpec>,
-    summary: String,
-    labels: BTreeMap<String, String>,
+pub(super) struct Description {
+    pub spec: TemplateSpec,
+    pub kind: TemplateKind,
+    pub os: Option<OsIdentity>,
+    pub requires: Vec<TemplateSpec>,
+    pub summary: String,
+    pub labels: BTreeMap<String, String>,
     /// As the request gave them.
-    packages: Option<Vec<Package>>,
+    pub packages: Option<Vec<Package>>,
     /// Where to read them otherwise, and the packages that were there before.
-    database: Option<Database>,
-    known: Vec<Package>,
+    pub database: Option<Database>,
+    pub known: Vec<Package>,
+    pub merge: Vec<MergeRule>,
+    pub origin: Origin,
+    pub recipe: Option<Recipe>,
 }
 
 /// A template name that is being made. Dropping it gives the name back.
-struct Reservation<'a> {
+pub(super) struct Reservation<'a> {
     store: &'a Store,
     spec: TemplateSpec,
 }
@@ -50,16 +55,34 @@ impl Store {
     /// All templates, by name and version.
     pub fn templates(&self) -> Vec<Template> {
         let records: Vec<_> = self.catalog.read().templates.values().cloned().collect();
-        let mut users = self.template_users();
-        let mut used_by = |spec: &TemplateSpec| users.remove(spec).unwrap_or_default();
-        records.iter().map(|record| record.to_api(used_by(&record.spec))).collect()
+        self.describe_templates(&records)
     }
 
     /// One template; the newest version when the reference names none.
     pub fn template(&self, reference: &TemplateRef) -> Result<Template, StoreError> {
         let record = self.catalog.read().template(reference)?;
-        let used_by = self.template_users().remove(&record.spec).unwrap_or_default();
-        Ok(record.to_api(used_by))
+        let mut described = self.describe_templates(std::slice::from_ref(&record));
+        described.pop().ok_or_else(|| StoreError::UnknownTemplate(reference.clone()))
+    }
+
+    /// All versions of a template, oldest first. A version in the reference does not count.
+    pub fn versions(&self, reference: &TemplateRef) -> Result<Vec<Template>, StoreError> {
+        let all = self.catalog.read().templates.values().cloned().collect::<Vec<_>>();
+        let records: Vec<_> = all.into_iter().filter(|record| record.spec.name == reference.name).collect();
+        if records.is_empty() {
+            return Err(StoreError::UnknownTemplate(reference.clone()));
+        }
+        Ok(self.describe_templates(&records))
+    }
+
+    fn describe_templates(&self, records: &[Arc<TemplateRecord>]) -> Vec<Template> {
+        let mut users = self.template_users();
+        let catalog = self.catalog.read();
+        let describe = |record: &Arc<TemplateRecord>| {
+            let used_by = users.remove(&record.spec).unwrap_or_default();
+            record.to_api(used_by, catalog.tags_of(&record.spec))
+        };
+        records.iter().map(describe).collect()
     }
 
     fn template_users(&self) -> HashMap<TemplateSpec, Vec<VeName>> {
@@ -77,6 +100,7 @@ impl Store {
     pub fn import(&self, request: &ImportRequest, events: &dyn Events) -> Result<Template, StoreError> {
         let exclude = Globs::new(&request.exclude)?;
         let kind = import_kind(request)?;
+        let merge = rules::acceptable(&request.merge)?;
         if !request.source.is_absolute() {
             let (what, path) = ("a source", request.source.clone());
             return Err(StoreError::Path { what, path, why: "it is not absolute" });
@@ -92,6 +116,7 @@ impl Store {
         let step = Step::new(events, "files", "reading", None);
         let mut full = archive::import(&source, &batch, &Limits::default(), &step)?;
         step.finish();
+        let recipe = request.recipe.as_deref().map(|path| add_recipe(&batch, path)).transpose()?;
         difference::flatten(&mut full);
         let database = Database::find(&full);
         let mut layer = match &os_tree {
@@ -110,11 +135,18 @@ impl Store {
             packages: request.packages.clone(),
             database,
             known: self.packages_of(&on),
+            merge,
+            origin: Origin {
+                how: if recipe.is_some() { How::Built } else { How::Imported },
+                ..Origin::default()
+            },
+            recipe,
         };
         self.publish(batch, layer, description, events)
     }
 
-    /// Makes an application template of what a VE changed. Its stack's applications are needed below it.
+    /// Makes an application template of what a VE changed, on top of its stack; or a new version of the stack's topmost template, with the changes
+    /// in it. The stack's applications below are needed below it.
     pub fn commit(
         &self,
         ve: &VeName,
@@ -122,37 +154,55 @@ impl Store {
         events: &dyn Events,
     ) -> Result<Template, StoreError> {
         let exclude = Globs::new(&request.exclude)?;
+        let merge = rules::acceptable(&request.merge)?;
         let _adding = self.begin_adding()?;
         let slot = self.slot(ve)?;
         let record = slot.record();
-        let [os, apps @ ..] = &*record.stack else { return Err(StoreError::NoOs { fits: None }) };
-        let below: Vec<_> = record.stack.iter().map(|item| item.spec.clone()).collect();
-        let _name = self.reserve(&request.template, below.clone())?;
+        let stack: Vec<_> = record.stack.iter().map(|item| item.spec.clone()).collect();
+        let below = match &request.version_of {
+            None => &record.stack[..],
+            Some(old) => below_version(&record.stack, old, &request.template)?,
+        };
+        let _name = self.reserve(&request.template, stack)?;
         let volume = self.volume(&slot)?;
         let batch = self.blobs.batch();
         events.progress(0, None, "files", "reading");
         let layer = volume.to_layer(&batch, &|path| exclude.matches_path(path));
         let layer =
             layer.map_err(|source| StoreError::Volume { ve: ve.clone(), source: Box::new(source) })?;
-        let identity =
-            OsIdentity { name: os.spec.name.clone(), version: os.spec.version.clone(), layer: os.layer };
+        let layer = match &request.version_of {
+            None => layer,
+            Some(_) => self.with_changes(&record, below, layer)?,
+        };
+        let recipe = request.recipe.as_deref().map(|path| add_recipe(&batch, path)).transpose()?;
+        let below: Vec<_> = below.iter().map(|item| item.spec.clone()).collect();
         let description = Description {
             spec: request.template.clone(),
-            kind: TemplateKind::App,
-            os: Some(identity),
-            requires: apps.iter().map(|app| app.spec.clone()).collect(),
+            kind: if below.is_empty() { TemplateKind::Os } else { TemplateKind::App },
+            os: record.stack.first().filter(|_| !below.is_empty()).map(identity),
+            requires: below.get(1..).unwrap_or_default().to_vec(),
             summary: request.summary.clone(),
             labels: request.labels.clone(),
             packages: request.packages.clone(),
             database: Database::find(&layer),
             known: self.packages_of(&below),
+            merge,
+            origin: commit_origin(request),
+            recipe,
         };
         self.publish(batch, layer, description, events)
     }
 
     /// Takes the name for as long as the template is being made (S4 for what it is made on).
-    fn reserve(&self, spec: &TemplateSpec, on: Vec<TemplateSpec>) -> Result<Reservation<'_>, StoreError> {
+    pub(super) fn reserve(
+        &self,
+        spec: &TemplateSpec,
+        on: Vec<TemplateSpec>,
+    ) -> Result<Reservation<'_>, StoreError> {
         let mut catalog = self.catalog.write();
+        if catalog.tags.contains_key(spec) {
+            return Err(StoreError::VersionIsTag(spec.clone()));
+        }
         if catalog.templates.contains_key(spec) {
             return Err(StoreError::TemplateExists(spec.clone()));
         }
@@ -167,7 +217,7 @@ impl Store {
         Ok(Reservation { store: self, spec: spec.clone() })
     }
 
-    fn packages_of(&self, specs: &[TemplateSpec]) -> Vec<Package> {
+    pub(super) fn packages_of(&self, specs: &[TemplateSpec]) -> Vec<Package> {
         let catalog = self.catalog.read();
         let records = specs.iter().filter_map(|spec| catalog.templates.get(spec));
         records.flat_map(|record| record.packages.iter().cloned()).collect()
@@ -178,7 +228,7 @@ impl Store {
     /// The order is what makes S1 hold through a crash: the blobs are durable before the tree that names them, the tree
     /// before the record that names it. A crash in between leaves blobs or a tree that nobody names, which the next collection
     /// removes.
-    fn publish(
+    pub(super) fn publish(
         &self,
         batch: Batch<'_>,
         layer: TreeBuilder,
@@ -204,6 +254,9 @@ impl Store {
             summary: description.summary,
             labels: description.labels,
             packages,
+            merge: description.merge,
+            origin: description.origin,
+            recipe: description.recipe,
             created: Timestamp::now(),
             stats: convert::stats(&tree.stats()),
         };
@@ -215,22 +268,22 @@ impl Store {
             new_blobs = stored.new_blobs,
             "template stored"
         );
-        let template = record.to_api(Vec::new());
+        let template = record.to_api(Vec::new(), Vec::new());
         self.catalog.write().templates.insert(record.spec.clone(), Arc::new(record));
         Ok(template)
     }
 
     /// What is different in `b` from `a`. Application templates are compared as they look on their OS.
-    pub fn diff_templates(&self, a: &TemplateRef, b: &TemplateRef) -> Result<Vec<Change>, StoreError> {
+    pub fn diff_templates(&self, a: &TemplateRef, b: &TemplateRef) -> Result<TemplateDiff, StoreError> {
         let (a, b) = {
             let catalog = self.catalog.read();
             (catalog.template(a)?, catalog.template(b)?)
         };
-        if a.layer == b.layer && a.os == b.os {
-            return Ok(Vec::new());
-        }
-        let (a, b) = (self.whole_tree(&a)?, self.whole_tree(&b)?);
-        Ok(diff(&a, &b).iter().map(|change| convert::change(change, &a, &b)).collect())
+        let (old, new) = (self.whole_tree(&a)?, self.whole_tree(&b)?);
+        Ok(TemplateDiff {
+            packages: changed_packages(&a.packages, &b.packages),
+            ..compare(&old, &new, &a.spec, &b.spec)
+        })
     }
 
     /// What a VE of this template alone shows.
@@ -272,6 +325,9 @@ impl Store {
                 blobs.entry(digest).or_insert(path);
             }
         }
+        if let Some(recipe) = record.recipe {
+            blobs.entry(recipe.digest).or_insert(RECIPE.to_vec());
+        }
         let step = Step::new(events, "blobs", "verifying", Some(blobs.len() as u64));
         let mut blobs: Vec<_> = blobs.into_iter().collect();
         blobs.sort_by(|(_, a), (_, b)| a.cmp(b));
@@ -298,8 +354,8 @@ impl Store {
         Ok(archive::export_tar(TemplateSource { tree: &tree, blobs: &self.blobs }, out)?)
     }
 
-    /// Removes a template that nothing stands on (S4), and the space that only it needed.
-    pub fn remove_template(&self, reference: &TemplateRef) -> Result<Removed, StoreError> {
+    /// Removes a template that nothing stands on (S4), and the space that only it needed. With `force` also one that has tags, which go with it.
+    pub fn remove_template(&self, reference: &TemplateRef, force: bool) -> Result<Removed, StoreError> {
         let spec = {
             let mut catalog = self.catalog.write();
             let spec = catalog.template(reference)?.spec.clone();
@@ -328,6 +384,15 @@ impl Store {
             if !updates.is_empty() {
                 return Err(StoreError::NeededByUpdate { spec, updates });
             }
+            let tags = catalog.tags_of(&spec);
+            if !tags.is_empty() && !force {
+                return Err(StoreError::Tagged { spec, tags });
+            }
+            for tag in tags {
+                let written = tag_key(&spec.name, &tag);
+                self.meta.delete(Table::Tag, &written.to_string())?;
+                catalog.tags.remove(&written);
+            }
             // Under the lock, so that nothing is made on it between the check and the end of the record. The record goes before
             // what it names (S1).
             self.meta.delete(Table::Template, &spec.to_string())?;
@@ -340,7 +405,22 @@ impl Store {
     }
 }
 
-fn os_spec(os: &OsIdentity) -> TemplateSpec {
+/// An OS template in a stack, as something that was made on it remembers it.
+pub(super) fn identity(os: &StackItem) -> OsIdentity {
+    OsIdentity { name: os.spec.name.clone(), version: os.spec.version.clone(), layer: os.layer }
+}
+
+fn commit_origin(request: &CommitVe) -> Origin {
+    let (how, from) = match (&request.version_of, &request.rebuilds) {
+        (Some(old), _) => (How::Patched, Some(old.clone())),
+        (None, Some(old)) => (How::Rebuilt, Some(old.clone())),
+        (None, None) if request.recipe.is_some() => (How::Built, None),
+        (None, None) => (How::Committed, None),
+    };
+    Origin { how, from, steps: request.steps.clone() }
+}
+
+pub(super) fn os_spec(os: &OsIdentity) -> TemplateSpec {
     TemplateSpec { name: os.name.clone(), version: os.version.clone() }
 }
 

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::api::{ChangeKind, CommitVe, CreateVe, ImportRequest, Template, TemplateKind, Ve};
 use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
-use crate::types::{FileKind, IdShift, NameRef, TemplateRef};
-use crate::volume::Volume;
+use crate::types::{FileKind, IdShift, Ino, NameRef, TemplateRef};
+use crate::volume::{Rebased, Volume};
 
 mod care;
+mod versions;
 
 /// Mounts nothing; refuses to unmount gently while `busy`.
 #[derive(Clone, Default)]
@@ -25,6 +26,8 @@ struct FakeMounter {
 
 struct FakeMount {
     busy: Arc<AtomicBool>,
+    /// Every inode that was told of counts as known: nothing is ever forgotten.
+    told: Mutex<Vec<Ino>>,
     _volume: Arc<Volume>,
 }
 
@@ -39,7 +42,7 @@ impl Mounter for FakeMounter {
         if self.broken.load(Ordering::SeqCst) {
             return Err("no mounts today".into());
         }
-        Ok(Box::new(FakeMount { busy: self.busy.clone(), _volume: volume }))
+        Ok(Box::new(FakeMount { busy: self.busy.clone(), told: Mutex::default(), _volume: volume }))
     }
 }
 
@@ -50,6 +53,14 @@ impl Mounted for FakeMount {
 
     fn passthrough(&self) -> bool {
         false
+    }
+
+    fn tell(&self, rebased: &Rebased) {
+        self.told.lock().extend(&rebased.inodes);
+    }
+
+    fn known(&self) -> Vec<Ino> {
+        self.told.lock().clone()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
@@ -106,8 +117,25 @@ fn import(store: &Store, spec: &str, source: PathBuf, os: Option<&str>) -> Resul
         labels: BTreeMap::new(),
         packages: None,
         exclude: vec!["tmp/**".to_owned()],
+        merge: Vec::new(),
+        recipe: None,
     };
     store.import(&request, &())
+}
+
+fn commit_request(spec: &str) -> CommitVe {
+    CommitVe {
+        template: spec.parse().expect("legal"),
+        summary: String::new(),
+        labels: BTreeMap::new(),
+        packages: None,
+        exclude: Vec::new(),
+        merge: Vec::new(),
+        version_of: None,
+        rebuilds: None,
+        recipe: None,
+        steps: Vec::new(),
+    }
 }
 
 fn create(store: &Store, name: &str, templates: &[&str], count: Option<u32>) -> Result<Vec<Ve>, StoreError> {
@@ -152,12 +180,19 @@ fn a_diff_shows_what_the_application_changes() {
     let place = Place::new();
     let store = store_with_templates(&place);
     let changes = store.diff_templates(&reference("debian"), &reference("nginx")).expect("compares");
-    let find = |path: &str| changes.iter().find(|change| change.path == path).map(|change| change.kind);
+    let find = |path: &str| changes.files.iter().find(|change| change.path == path).map(|change| change.kind);
     assert_eq!(find("etc/nginx/nginx.conf"), Some(ChangeKind::Added));
     assert_eq!(find("etc/motd"), Some(ChangeKind::Changed));
     assert_eq!(find("usr/bin/tool"), Some(ChangeKind::Deleted));
     assert_eq!(find("etc/hostname"), None);
-    assert!(store.diff_templates(&reference("nginx"), &reference("nginx")).expect("compares").is_empty());
+    assert_eq!((changes.totals.added, changes.totals.removed), (2, 3));
+    // nginx.conf, and the new motd.
+    assert_eq!(
+        (changes.totals.added_bytes, changes.totals.changed_bytes, changes.totals.new_content_bytes),
+        (20, [6, 14], 34)
+    );
+    let same = store.diff_templates(&reference("nginx"), &reference("nginx")).expect("compares");
+    assert!(same.files.is_empty() && same.packages.is_empty() && same.totals == Default::default());
 }
 
 #[test]
@@ -218,19 +253,19 @@ fn used_templates_stay_and_unused_ones_give_their_space_back() {
     let place = Place::new();
     let store = store_with_templates(&place);
     create(&store, "a", &["debian", "nginx"], None).expect("makes");
-    match store.remove_template(&reference("debian")) {
+    match store.remove_template(&reference("debian"), false) {
         Err(StoreError::TemplateInUse { ves, templates, .. }) => {
             assert_eq!((ves.len(), templates.len()), (1, 1));
         }
         other => panic!("{other:?}"),
     }
     store.remove(&ve_name("a"), false).expect("removes");
-    let removed = store.remove_template(&reference("nginx@1")).expect("removes");
+    let removed = store.remove_template(&reference("nginx@1"), false).expect("removes");
     assert!(removed.freed_bytes.expect("swept") > 0);
     // The base that nobody uses any more went with it; the OS is whole.
     assert_eq!(store.trees.list().expect("lists").len(), 1);
     assert!(store.verify(&reference("debian"), &()).expect("verifies").damaged.is_empty());
-    store.remove_template(&reference("debian")).expect("removes");
+    store.remove_template(&reference("debian"), false).expect("removes");
     assert_eq!(store.info().expect("counts").blobs, 0);
 }
 
@@ -337,13 +372,7 @@ fn a_commit_makes_an_application_that_needs_its_stack() {
     slot.shown.write().usage = None;
     let changes = store.diff_ve(&ve_name("a")).expect("compares");
     assert!(changes.iter().any(|change| change.path == "etc/hostname" && change.kind == ChangeKind::Deleted));
-    let request = CommitVe {
-        template: "site@1".parse().expect("legal"),
-        summary: "a site".to_owned(),
-        labels: BTreeMap::new(),
-        packages: None,
-        exclude: Vec::new(),
-    };
+    let request = CommitVe { summary: "a site".to_owned(), ..commit_request("site@1") };
     let site = store.commit(&ve_name("a"), &request, &()).expect("commits");
     assert_eq!(site.kind, TemplateKind::App);
     match create(&store, "b", &["debian", "site"], None) {
@@ -355,7 +384,10 @@ fn a_commit_makes_an_application_that_needs_its_stack() {
     assert!(base.resolve(b"etc/hostname").is_none());
     assert!(base.resolve(b"etc/nginx/nginx.conf").is_some());
     store.remove(&ve_name("a"), false).expect("removes");
-    assert!(matches!(store.remove_template(&reference("nginx")), Err(StoreError::TemplateInUse { .. })));
+    assert!(matches!(
+        store.remove_template(&reference("nginx"), false),
+        Err(StoreError::TemplateInUse { .. })
+    ));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use parking_lot::MutexGuard;
 
 use super::events::{Events, Step};
 use super::records::{BaseRecord, TemplateRecord, VeRecord};
+use super::rules::checked;
 use super::stack::build_base;
 use super::{Store, StoreError, difference};
 use crate::api::{
@@ -27,12 +28,15 @@ use crate::api::{
 };
 use crate::archive::{self, Limits, Source};
 use crate::blobs::BlobError;
+use crate::merge::Rules;
 use crate::meta::Table;
 use crate::tree::{ContentRef, Tree, TreeError, TreeImage, WalkEntry};
 use crate::types::{Digest, Timestamp, VeId};
 
 /// Key in [`Table::Setting`] of the last finished report.
 const LAST_REPORT: &str = "verified";
+/// What stands in place of a path for the archive of what a template was built of.
+pub(super) const RECIPE: &[u8] = b"(recipe)";
 /// How long a scheduled check may take to give up: the time of reading one blob.
 const GIVING_UP: Duration = Duration::from_secs(60);
 
@@ -240,6 +244,9 @@ impl Store {
             if damage.contains_key(&record.layer) {
                 users.entry(record.layer).or_default().push(user(b""));
             }
+            if let Some(recipe) = record.recipe.filter(|recipe| blobs.contains(&recipe.digest)) {
+                users.entry(recipe.digest).or_default().push(user(RECIPE));
+            }
             let Ok(tree) = self.trees.open(&record.layer) else { continue };
             for (path, entry) in tree.walk().filter(|_| shows(&tree)) {
                 if let WalkEntry::Node(view) = entry
@@ -359,7 +366,8 @@ impl Store {
             else {
                 continue;
             };
-            match build_base(&os, &apps, &self.blobs) {
+            let Ok(rules) = checked(&record.rules).map(Rules::new) else { continue };
+            match build_base(&os, &apps, &rules, &self.blobs) {
                 Ok(built) if built.image.digest == record.base => self.trees.put(&built.image)?,
                 Ok(_) => tracing::warn!(base = %record.base.short(), "its layers do not give it any more"),
                 Err(error) => tracing::warn!(base = %record.base.short(), %error, "it cannot be made again"),

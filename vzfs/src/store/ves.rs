@@ -15,7 +15,7 @@ use crate::types::{IdShift, Timestamp, TypeError, VeId, VeName};
 /// Most VEs made by one request: a typing error should not make a million.
 const MAX_COUNT: u32 = 10_000;
 
-/// Names of VEs that are being made. Dropping it gives them back.
+/// Names of VEs that are being made, or moved to another stack. Dropping it gives them back.
 struct Names<'a> {
     store: &'a Store,
     names: Vec<VeName>,
@@ -94,6 +94,8 @@ impl Store {
                 id: VeId(id),
                 stack: stack.to_vec(),
                 base,
+                retired: Vec::new(),
+                unsettled: None,
                 created: Timestamp::now(),
                 mountpoint: None,
                 last_mountpoint: None,
@@ -133,6 +135,22 @@ impl Store {
             catalog.making_ves.insert(name.clone(), stack.clone());
         }
         Ok((Names { store: self, names }, stack))
+    }
+
+    /// Keeps templates from being removed while a VE is moved to them (S4), and two from moving one VE at once.
+    pub(super) fn reserve_stack(&self, ve: &VeName, stack: &[StackItem]) -> Result<impl Drop, StoreError> {
+        let mut catalog = self.catalog.write();
+        let has = |item: &StackItem| {
+            catalog.templates.get(&item.spec).is_some_and(|record| record.layer == item.layer)
+        };
+        if let Some(missing) = stack.iter().find(|item| !has(item)) {
+            return Err(StoreError::UnknownTemplate(missing.spec.clone().into()));
+        }
+        if catalog.making_ves.contains_key(ve) {
+            return Err(StoreError::Moving(ve.clone()));
+        }
+        catalog.making_ves.insert(ve.clone(), Arc::new(stack.to_vec()));
+        Ok(Names { store: self, names: vec![ve.clone()] })
     }
 
     /// The first of `count` numbers that nobody had and nobody will have (S3).

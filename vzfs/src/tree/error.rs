@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::types::Digest;
+use crate::types::{Digest, Ino};
 
 /// Why a tree could not be built, stored or read.
 #[derive(Debug, Error)]
@@ -36,6 +36,14 @@ pub enum TreeError {
         tree: Digest,
         /// What its bytes hash to.
         actual: Digest,
+    },
+    /// Two trees give one inode number to different files: with a million files each, that is so in one of some thousand pairs of trees.
+    #[error(
+        "inode number {ino} stands for different files in the two trees; a template that is built anew with any other content does not have this"
+    )]
+    Collision {
+        /// The number.
+        ino: Ino,
     },
     /// A newer vzfs wrote the tree.
     #[error("tree {tree} has format version {found}; this vzfs reads versions up to {supported}")]

@@ -25,6 +25,7 @@
 //! Reading needs no lock, no heap and no system call. The only lock is the store's cache of open trees.
 
 mod builder;
+mod delta;
 mod diff;
 mod error;
 mod format;
@@ -41,6 +42,7 @@ mod walk;
 mod tests;
 
 pub use builder::{Content, Entry, Meta, NodeId, TreeBuilder};
+pub use delta::{Delta, InodeChange, NameChange};
 pub use diff::{Aspect, Change, ChangeKind, Side, diff};
 pub use error::TreeError;
 pub use format::{FORMAT_VERSION, MAX_PATH_BYTES};

@@ -18,7 +18,7 @@ pub use ino::Ino;
 pub use name::{
     MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Name, NameRef,
 };
-pub use reference::{TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version};
+pub use reference::{Tag, TemplateName, TemplateRef, TemplateSpec, VeId, VeName, Version, debian_order};
 
 pub use watermark::Watermark;
 
@@ -41,7 +41,7 @@ pub enum TypeError {
     /// A template, version or VE name outside the allowed alphabet.
     #[error("illegal {what} {value:?}: {why}")]
     Reference {
-        /// Which kind of name: "template name", "version", "VE name".
+        /// Which kind of name: "template name", "version", "tag", "VE name".
         what: &'static str,
         /// The offending text.
         value: String,

@@ -9,6 +9,9 @@ use super::TypeError;
 /// Longest template name, version or VE name. VE names are host names (RFC 1123 labels), which stop at 63.
 const MAX_REFERENCE_BYTES: usize = 63;
 
+/// What [`Tag`]s are called in messages.
+const TAG: &str = "tag";
+
 fn check(what: &'static str, value: &str, extra: &[u8]) -> Result<(), TypeError> {
     let refuse = |why| Err(TypeError::Reference { what, value: value.to_owned(), why });
     let bytes = value.as_bytes();
@@ -21,6 +24,9 @@ fn check(what: &'static str, value: &str, extra: &[u8]) -> Result<(), TypeError>
     if !bytes[0].is_ascii_alphanumeric() {
         return refuse("it must begin with a letter or a digit");
     }
+    if what == TAG && !bytes[0].is_ascii_alphabetic() {
+        return refuse("it must begin with a letter");
+    }
     if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || extra.contains(b)) {
         return refuse(match extra {
             b"-" => "only letters, digits and '-' are allowed",
@@ -32,7 +38,7 @@ fn check(what: &'static str, value: &str, extra: &[u8]) -> Result<(), TypeError>
 }
 
 macro_rules! text_type {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:literal) => {
+    ($(#[$doc:meta])* $type:ident, $what:expr, $extra:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -96,6 +102,21 @@ text_type!(
     Version, "version", b"-._+~:"
 );
 
+text_type!(
+    /// The name of a moving mark on one version of a template (`stable`): letters, digits, `-`, `.`, `_`; at most 63 of them, the first a letter,
+    /// since `debian@12` must not come to mean something else.
+    #[derive(PartialOrd, Ord)]
+    Tag, TAG, b"-._"
+);
+
+impl Tag {
+    /// The tag as it stands in a reference in place of a version.
+    pub fn as_version(&self) -> Version {
+        // The alphabet of tags is a part of that of versions.
+        Version(self.0.clone())
+    }
+}
+
 impl PartialOrd for Version {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
@@ -110,7 +131,7 @@ impl Ord for Version {
 }
 
 /// deb-version(7): `[epoch:]upstream[-revision]`, compared part by part.
-fn debian_order(a: &str, b: &str) -> Ordering {
+pub fn debian_order(a: &str, b: &str) -> Ordering {
     fn parts(version: &str) -> [&str; 3] {
         let (epoch, rest) = version.split_once(':').unwrap_or(("", version));
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
@@ -209,13 +230,14 @@ impl fmt::Debug for TemplateSpec {
     }
 }
 
-/// `NAME` (the newest version) or `NAME@VERSION`, as people write it.
+/// `NAME`, `NAME@VERSION` or `NAME@TAG`, as people write it. `NAME` means the newest version: the greatest one in the order of [`Version`]s,
+/// whenever it was made, so that a late fix of an old version (12.9.1 after 12.10) does not become what everybody gets.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TemplateRef {
     /// The template's name.
     pub name: TemplateName,
-    /// The version, or the newest one.
+    /// The version or the tag; `None` for the newest version.
     pub version: Option<Version>,
 }
 
@@ -294,6 +316,10 @@ mod tests {
         assert!("debian".parse::<TemplateSpec>().is_err());
         for bad in ["", "@1", "a@", "a b", "../x", "-a", "a@1@2", "é"] {
             assert!(bad.parse::<TemplateRef>().is_err(), "{bad}");
+        }
+        assert_eq!("stable".parse::<Tag>().expect("legal").as_version().as_str(), "stable");
+        for bad in ["", "12", "9-stable", "a+b", "a b", "-a"] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad}");
         }
         for bad in ["", "a_b", "a.b", "-a", &"x".repeat(64)] {
             assert!(bad.parse::<VeName>().is_err(), "{bad}");

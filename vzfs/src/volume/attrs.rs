@@ -124,7 +124,12 @@ impl Volume {
     ) -> Result<Attr> {
         let _exclusive = self.names.write();
         let mut batch = self.meta.changes(self.ve);
-        let mut record = self.pin(ino, self.node(ino)?, &mut batch);
+        let node = self.node(ino)?;
+        // Who has the file open may mean just this one.
+        if !self.opens.lock().has(ino) {
+            self.check_named(&node)?;
+        }
+        let mut record = self.pin(ino, node, &mut batch);
         let now = self.clock.now();
         change(self, &mut record, now)?;
         record.ctime = now;
@@ -158,7 +163,7 @@ impl Volume {
         check_xattr_name(name)?;
         let _shared = self.names.read();
         match self.node(ino)? {
-            Node::Base(view) => view.xattr(name).map(<[u8]>::to_vec),
+            Node::Base(view) | Node::Retired(view) => view.xattr(name).map(<[u8]>::to_vec),
             Node::Private(mut record) => record.xattrs.remove(name),
         }
         .ok_or(VolumeError::NoData)
@@ -168,7 +173,7 @@ impl Volume {
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let _shared = self.names.read();
         Ok(match self.node(ino)? {
-            Node::Base(view) => view.xattrs().map(|(name, _)| name.to_vec()).collect(),
+            Node::Base(view) | Node::Retired(view) => view.xattrs().map(|(name, _)| name.to_vec()).collect(),
             Node::Private(record) => record.xattrs.into_keys().collect(),
         })
     }

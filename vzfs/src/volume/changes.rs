@@ -233,7 +233,7 @@ impl Volume {
         let _shared = self.names.read();
         let Node::Private(record) = self.node(ino)? else { return Ok(ino != base_ino) };
         let view = self
-            .base
+            .base()
             .node(base_ino)
             .ok_or(VolumeError::Damaged { ino: base_ino, why: "the base does not have it" })?;
         let base = view.attr();

@@ -112,6 +112,14 @@ impl Opens {
     }
 }
 
+/// What a copy is made from.
+struct Source {
+    digest: Digest,
+    size: u64,
+    /// The base when the copy was begun, if the inode had a name then.
+    named_in: Option<Digest>,
+}
+
 /// What became of a finished copy.
 enum Installed {
     /// It is under the inode.
@@ -148,6 +156,9 @@ impl Volume {
             if write && on_blob {
                 // Somebody put a blob back meanwhile.
                 continue;
+            }
+            if write {
+                self.check_named(&node)?;
             }
             let mut opens = self.opens.lock();
             let file = match opens.held_file(ino) {
@@ -210,18 +221,20 @@ impl Volume {
         // The remainder is below 16, so the conversion cannot lose anything.
         let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
         loop {
-            let (digest, size, attr) = {
+            let (source, attr) = {
                 let _shared = self.names.read();
                 let node = self.node(ino)?;
                 let Some((digest, size)) = blob_of(&node) else { return Ok(false) };
-                (digest, size, self.attr_of(ino, &node)?)
+                self.check_named(&node)?;
+                let named_in = (node.nlink() > 0).then(|| self.base().digest());
+                (Source { digest, size, named_in }, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
             let copy = self.data.create(id)?;
-            let copied = self.blobs.open_blob(&digest).map_err(VolumeError::from).and_then(|blob| {
-                copy_content(&blob, &copy, size, resize.unwrap_or(size))?;
+            let copied = self.blobs.open_blob(&source.digest).map_err(VolumeError::from).and_then(|blob| {
+                copy_content(&blob, &copy, source.size, resize.unwrap_or(source.size))?;
                 set_times(&copy, Some(attr.atime), Some(attr.mtime))?;
-                self.install(ino, digest, id, copy, resize.is_some())
+                self.install(ino, &source, id, copy, resize.is_some())
             });
             match copied {
                 Ok(Installed::Here) => return Ok(resize.is_some()),
@@ -244,12 +257,16 @@ impl Volume {
     /// Puts a finished copy in place of the blob it was made from.
     ///
     /// # Errors
-    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode.
-    fn install(&self, ino: Ino, digest: Digest, id: u64, copy: File, resized: bool) -> Result<Installed> {
+    /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode; and for what a rebase
+    /// took the names from while it was copied: what is written next would be lost.
+    fn install(&self, ino: Ino, source: &Source, id: u64, copy: File, resized: bool) -> Result<Installed> {
         let _exclusive = self.names.write();
         let node = self.node(ino)?;
-        if blob_of(&node).map(|(now, _)| now) != Some(digest) {
+        if blob_of(&node).map(|(now, _)| now) != Some(source.digest) {
             return Ok(Installed::No);
+        }
+        if node.nlink() == 0 && source.named_in.is_some_and(|base| base != self.base().digest()) {
+            return Err(VolumeError::Stale);
         }
         let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
         let mut opens = self.opens.lock();
@@ -294,7 +311,7 @@ impl Volume {
     /// All names of an inode: the base's if it was never touched, else those among the private entries.
     fn names_of(&self, ino: Ino) -> Result<Vec<(Ino, crate::types::Name)>> {
         if self.meta.inode(self.ve, ino)?.is_none() {
-            let view = self.base.node(ino).ok_or(VolumeError::NotFound)?;
+            let view = self.base().node(ino).ok_or(VolumeError::NotFound)?;
             return Ok(view.names().map(|(dir, name)| (dir, name.to_name())).collect());
         }
         // A scan of the VE's private entries: only for a file that is pinned, has its blob open, and is now opened for writing.
@@ -337,7 +354,14 @@ impl Volume {
         through_handle: bool,
         rights: &impl Rights,
     ) -> Result<()> {
-        let attr = self.attr(ino)?;
+        let attr = {
+            let _shared = self.names.read();
+            let node = self.node(ino)?;
+            if !through_handle {
+                self.check_named(&node)?;
+            }
+            self.attr_of(ino, &node)?
+        };
         match attr.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(VolumeError::IsDir),
@@ -463,7 +487,7 @@ impl Volume {
 /// Digest and size of the blob that an inode shows.
 fn blob_of(node: &Node<'_>) -> Option<(Digest, u64)> {
     match node {
-        Node::Base(view) => match view.content() {
+        Node::Base(view) | Node::Retired(view) => match view.content() {
             ContentRef::Blob { digest, size, .. } => Some((digest, size)),
             _ => None,
         },

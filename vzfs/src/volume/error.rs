@@ -35,6 +35,9 @@ pub enum VolumeError {
     /// The inode was given another number; look the name up again (see `content`).
     #[error("the file was replaced while it was opened; look its name up again")]
     Stale,
+    /// What a decision was made on has changed since.
+    #[error("the VE has changed meanwhile")]
+    Changed,
     /// No such extended attribute.
     #[error("no such extended attribute")]
     NoData,

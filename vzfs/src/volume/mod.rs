@@ -11,7 +11,7 @@
 //!
 //! # Invariants
 //! M1 to M3 of `meta`, and:
-//! - V1: a whiteout stands only where the base has the name.
+//! - V1: a whiteout stands only where the base has the name, or one before it had: what a VE removed stays removed when a base brings it back.
 //! - V2: an inode that is open in passthrough mode keeps its backing file: while a blob is open so, its inode is never copied up, but
 //!   relabelled.
 //! - V3: numbers from the counter are used once, for an inode or for a data file.
@@ -26,6 +26,7 @@
 //! host file, never loses one.
 
 mod attrs;
+mod bases;
 mod changes;
 mod check;
 mod clock;
@@ -34,6 +35,7 @@ mod data;
 mod error;
 mod names;
 mod readdir;
+mod rebase;
 #[cfg(test)]
 mod tests;
 mod usage;
@@ -50,11 +52,14 @@ pub use content::{FallocateMode, OpenFile, Sharing};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;
+pub use rebase::{Action, Edit, Hidden, Rebased};
 pub use usage::Usage;
 
+use self::bases::Bases;
 use self::clock::Clock;
 use self::content::Opens;
 use self::data::DataFolder;
+use self::rebase::Unsettled;
 use crate::blobs::BlobStore;
 use crate::meta::{EntryRecord, InodeRecord, Meta, Outcomes, PrivateContent};
 use crate::tree::{ContentRef, NodeView, Target, Tree};
@@ -126,7 +131,7 @@ impl Rights for bool {
 /// The filesystem of one VE. At most one exists for a VE at any time (`store` sees to it).
 pub struct Volume {
     ve: VeId,
-    base: Arc<Tree>,
+    bases: Bases,
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
     data: DataFolder,
@@ -135,8 +140,10 @@ pub struct Volume {
     names: RwLock<()>,
     /// Taken after `names`.
     opens: Mutex<Opens>,
-    /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
+    /// Names that lead to other inodes than the kernel believes, until somebody who caches names asks. Taken after `names`.
     relabelled: Mutex<Vec<(Ino, Name)>>,
+    /// Whether the kernel may not know yet of the last rebase.
+    unsettled: Unsettled,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
     first_number: u64,
     /// Taken last.
@@ -149,6 +156,8 @@ pub struct Volume {
 enum Node<'a> {
     Private(InodeRecord),
     Base(NodeView<'a>),
+    /// It has no name any more: an earlier base had it.
+    Retired(NodeView<'a>),
 }
 
 impl Volume {
@@ -165,7 +174,7 @@ impl Volume {
         let first_number = meta.next_number(ve)?;
         Ok(Volume {
             ve,
-            base,
+            bases: Bases::new(base),
             meta,
             first_number,
             blobs,
@@ -174,6 +183,7 @@ impl Volume {
             opens: Mutex::default(),
             clock: Clock::new(),
             relabelled: Mutex::new(Vec::new()),
+            unsettled: Unsettled::default(),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
         })
@@ -202,6 +212,12 @@ impl Volume {
         }
     }
 
+    /// With the bases that it had since it was mounted, if it still is: the kernel may know files of theirs.
+    pub fn with_retired(self, retired: Vec<Arc<Tree>>) -> Volume {
+        self.bases.add_retired(retired);
+        self
+    }
+
     /// The VE.
     pub fn ve(&self) -> VeId {
         self.ve
@@ -209,7 +225,7 @@ impl Volume {
 
     /// The base.
     pub fn base(&self) -> &Arc<Tree> {
-        &self.base
+        self.bases.current()
     }
 
     /// What `stat` tells of an inode, also of one without names that was not forgotten yet.
@@ -234,7 +250,7 @@ impl Volume {
         if ino == Ino::ROOT || self.meta.inode(self.ve, ino)?.is_some() {
             return Ok(true);
         }
-        let Some(view) = self.base.node(ino) else { return Ok(false) };
+        let Some(view) = self.base().node(ino) else { return Ok(false) };
         for (dir, name) in view.names() {
             if self.meta.entry(self.ve, dir, name)?.is_none() && self.exists(dir)? {
                 return Ok(true);
@@ -246,7 +262,10 @@ impl Volume {
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _shared = self.names.read();
-        self.dir_node(dir)?;
+        // A removed directory shows nothing, whatever a later base has in it.
+        if self.dir_node(dir)?.nlink() == 0 {
+            return Err(VolumeError::NotFound);
+        }
         let (ino, _) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         self.attr_of(ino, &self.node(ino)?)
     }
@@ -263,7 +282,7 @@ impl Volume {
             Node::Private(record) => {
                 record.parent().ok_or(VolumeError::Damaged { ino: dir, why: "it has no parent" })
             }
-            Node::Base(view) => Ok(view.parent()),
+            Node::Base(view) | Node::Retired(view) => Ok(view.parent()),
         }
     }
 
@@ -272,7 +291,7 @@ impl Volume {
         let _shared = self.names.read();
         match self.node(ino)? {
             Node::Private(InodeRecord { content: PrivateContent::Symlink(target), .. }) => Ok(target),
-            Node::Base(view) => match view.content() {
+            Node::Base(view) | Node::Retired(view) => match view.content() {
                 ContentRef::Symlink(target) => Ok(target.to_vec()),
                 _ => Err(VolumeError::Invalid("not a symbolic link")),
             },
@@ -285,9 +304,15 @@ impl Volume {
         Ok(self.meta.sync()?)
     }
 
-    /// The names that relabels have given to other inodes since the last call.
+    /// The names that came to lead to other inodes than the kernel believes since the last call: by relabels, and by renames while it did not
+    /// know yet of a rebase.
     pub fn take_relabelled(&self) -> Vec<(Ino, Name)> {
         std::mem::take(&mut *self.relabelled.lock())
+    }
+
+    /// Whether there are such names.
+    pub fn has_relabelled(&self) -> bool {
+        !self.relabelled.lock().is_empty()
     }
 
     /// Space and inodes of the host filesystem that holds the private data.
@@ -298,8 +323,17 @@ impl Volume {
     fn node(&self, ino: Ino) -> Result<Node<'_>> {
         match self.meta.inode(self.ve, ino)? {
             Some(record) => Ok(Node::Private(record)),
-            None => self.base.node(ino).map(Node::Base).ok_or(VolumeError::NotFound),
+            None => match self.base().node(ino) {
+                Some(view) => Ok(Node::Base(view)),
+                None => self.bases.retired(ino).map(Node::Retired).ok_or(VolumeError::NotFound),
+            },
         }
+    }
+
+    /// Refuses to change, for a program that goes by a name, what has just lost its names to a rebase that the kernel may not know of yet: the name
+    /// leads to something else. The caller holds `names`.
+    fn check_named(&self, node: &Node<'_>) -> Result<()> {
+        if node.nlink() == 0 && self.unsettled.is_now() { Err(VolumeError::Stale) } else { Ok(()) }
     }
 
     fn dir_node(&self, ino: Ino) -> Result<Node<'_>> {
@@ -317,7 +351,7 @@ impl Volume {
     }
 
     fn base_entry(&self, dir: Ino, name: NameRef<'_>) -> Option<(Ino, FileKind)> {
-        match self.base.lookup(dir, name)?.target {
+        match self.base().lookup(dir, name)?.target {
             Target::Node(ino, kind) => Some((ino, kind)),
             Target::Whiteout => None,
         }
@@ -326,6 +360,7 @@ impl Volume {
     fn attr_of(&self, ino: Ino, node: &Node<'_>) -> Result<Attr> {
         match node {
             Node::Base(view) => Ok(view.attr()),
+            Node::Retired(view) => Ok(Attr { nlink: 0, ..view.attr() }),
             Node::Private(record) => self.record_attr(ino, record),
         }
     }
@@ -381,11 +416,11 @@ impl Volume {
 
     /// The record that pinning an inode gives it; nothing is written yet.
     fn record_of(&self, node: Node<'_>) -> InodeRecord {
-        let view = match node {
+        let (view, attr) = match node {
             Node::Private(record) => return record,
-            Node::Base(view) => view,
+            Node::Base(view) => (view, view.attr()),
+            Node::Retired(view) => (view, Attr { nlink: 0, ..view.attr() }),
         };
-        let attr = view.attr();
         InodeRecord {
             kind: attr.kind,
             perm: attr.perm,
@@ -448,7 +483,7 @@ impl Node<'_> {
     fn kind(&self) -> FileKind {
         match self {
             Node::Private(record) => record.kind,
-            Node::Base(view) => view.attr().kind,
+            Node::Base(view) | Node::Retired(view) => view.kind(),
         }
     }
 
@@ -456,6 +491,7 @@ impl Node<'_> {
         match self {
             Node::Private(record) => record.nlink,
             Node::Base(view) => view.attr().nlink,
+            Node::Retired(_) => 0,
         }
     }
 }

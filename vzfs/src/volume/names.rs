@@ -89,7 +89,8 @@ impl Volume {
         let mut batch = self.meta.changes(self.ve);
         let mut parent = self.live_dir(dir, &mut batch)?;
         if self.find(dir, name)?.is_some() {
-            return Err(VolumeError::Exists);
+            // A program that has not asked for a new file opens this one when the kernel has looked again.
+            return Err(if self.unsettled.is_now() { VolumeError::Stale } else { VolumeError::Exists });
         }
         let record = new_record(&parent, dir, new, caller, content, self.clock.now());
         if new.kind == FileKind::Dir {
@@ -111,6 +112,7 @@ impl Volume {
         if node.kind() == FileKind::Dir {
             return Err(VolumeError::NotPermitted("a directory has one name"));
         }
+        self.check_named(&node)?;
         if node.nlink() == 0 {
             return Err(VolumeError::NotFound);
         }
@@ -230,7 +232,13 @@ impl Volume {
             parents.moved_dir(kind, FileKind::File);
         }
         parents.store(now, &mut batch);
-        Ok(batch.commit_once(None)?)
+        batch.commit_once(None)?;
+        if self.unsettled.is_now() {
+            // The kernel goes on with the inodes that it believes to have had these names.
+            let moved = [(dir, name.to_name()), (new_dir, new_name.to_name())];
+            self.relabelled.lock().extend(moved);
+        }
+        Ok(())
     }
 
     /// Gives a moved inode its new name, and a moved directory its new parent.

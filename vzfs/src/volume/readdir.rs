@@ -8,7 +8,7 @@ use std::iter::Peekable;
 
 use super::{Result, Volume};
 use crate::meta::{EntryRecord, PrivateEntry};
-use crate::tree::{Target, TreeEntry};
+use crate::tree::{Target, Tree, TreeEntry};
 use crate::types::{FileKind, Ino, Name, NameRef};
 
 const RANK_BITS: u32 = 5;
@@ -74,11 +74,21 @@ impl Volume {
 
     /// The visible entries of a directory from a hash on. The caller holds `names`.
     pub(super) fn merged(&self, dir: Ino, from_hash: u64) -> Result<impl Iterator<Item = Result<Row>>> {
+        self.merged_with(self.base(), dir, from_hash)
+    }
+
+    /// As [`Volume::merged`], if the volume had that base.
+    pub(super) fn merged_with<'a>(
+        &'a self,
+        base: &'a Tree,
+        dir: Ino,
+        from_hash: u64,
+    ) -> Result<impl Iterator<Item = Result<Row>> + use<'a>> {
         // The tree takes a position to go on after; behind all names of the hash before is the start of this one.
         let last = NameRef::new(&LAST_NAME).ok();
         let after = from_hash.checked_sub(1).zip(last);
         Ok(Merged {
-            base: self.base.entries(dir, after).peekable(),
+            base: base.entries(dir, after).peekable(),
             private: self.meta.entries_from(self.ve, dir, from_hash).peekable(),
         })
     }

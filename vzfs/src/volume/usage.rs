@@ -57,7 +57,7 @@ impl Volume {
         for ino in removed {
             hidden_bytes = hidden_bytes.saturating_add(self.base_file_bytes(ino));
         }
-        let base_bytes = self.base.stats().logical_bytes.saturating_sub(hidden_bytes);
+        let base_bytes = self.base().stats().logical_bytes.saturating_sub(hidden_bytes);
         usage.logical_bytes =
             usage.logical_bytes.saturating_add(base_bytes).saturating_add(usage.private_logical_bytes);
         Ok(usage)
@@ -65,7 +65,7 @@ impl Volume {
 
     /// Size of a regular file of the base; 0 for anything else.
     fn base_file_bytes(&self, ino: Ino) -> u64 {
-        let view = self.base.node(ino).filter(|view| view.kind() == FileKind::File);
+        let view = self.base().node(ino).filter(|view| view.kind() == FileKind::File);
         view.map_or(0, |view| view.attr().size)
     }
 
@@ -83,7 +83,7 @@ impl Volume {
             if records.contains_key(&ino) || !removed.insert(ino) || kind != FileKind::Dir {
                 continue;
             }
-            todo.extend(self.base.entries(ino, None).filter_map(|entry| match entry.target {
+            todo.extend(self.base().entries(ino, None).filter_map(|entry| match entry.target {
                 Target::Node(ino, kind) => Some((ino, kind)),
                 Target::Whiteout => None,
             }));

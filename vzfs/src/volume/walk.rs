@@ -104,7 +104,7 @@ impl Volume {
     }
 
     pub(super) fn base_attr(&self, ino: Ino) -> Result<Attr> {
-        let view = self.base.node(ino);
+        let view = self.base().node(ino);
         view.map(|view| view.attr()).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })
     }
 
@@ -118,6 +118,6 @@ impl Volume {
             Target::Node(ino, kind) => Some((entry.name.to_name(), (ino, kind))),
             Target::Whiteout => None,
         };
-        self.base.entries(dir, None).filter_map(node).collect()
+        self.base().entries(dir, None).filter_map(node).collect()
     }
 }

@@ -26,13 +26,14 @@ use Put::*;
 struct Fixture {
     _dir: tempfile::TempDir,
     blobs: BlobStore,
+    rules: Rules,
 }
 
 fn fixture() -> Fixture {
     let dir = tempfile::tempdir().expect("temporary folder");
     let path = dir.path().join("blobs");
     BlobStore::create(&path).expect("create");
-    Fixture { blobs: BlobStore::open(&path).expect("open"), _dir: dir }
+    Fixture { blobs: BlobStore::open(&path).expect("open"), rules: Rules::default(), _dir: dir }
 }
 
 fn split<'p>(builder: &TreeBuilder, path: &'p str) -> (NodeId, NameRef<'p>) {
@@ -105,7 +106,7 @@ impl Fixture {
             .zip(names)
             .map(|(app, name)| (name.parse().expect("legal"), self.layer(app)))
             .collect();
-        let result = build_base(&os, &apps, &self.blobs).expect("stack");
+        let result = build_base(&os, &apps, &self.rules, &self.blobs).expect("stack");
         (tree(result.image), result.notes)
     }
 
@@ -158,7 +159,7 @@ fn one_layer_is_a_plain_overlay() {
 fn no_layer_is_the_os() {
     let fixture = fixture();
     let os = fixture.layer(&[("a", File("1")), ("b", Hard("a"))]);
-    let base = build_base(&os, &[], &fixture.blobs).expect("stack");
+    let base = build_base(&os, &[], &fixture.rules, &fixture.blobs).expect("stack");
     assert_eq!(base.image.digest, os.digest());
 }
 

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::api::{DamagedThing, GcReport, GcRequest, StoreVerifyReport, VerifyStore};
+use crate::merge::Rules;
 use crate::meta::{InodeRecord, PrivateContent};
 use crate::store::Pace;
 use crate::store::records::BaseRecord;
@@ -105,7 +106,7 @@ fn regression_a_ve_that_is_removed_under_its_users_keeps_its_blobs() {
     create(&store, "a", &["debian", "nginx"], None).expect("makes");
     let held = volume_of(&store, "a");
     store.remove(&ve_name("a"), true).expect("removes");
-    store.remove_template(&reference("nginx")).expect("nobody else stands on it");
+    store.remove_template(&reference("nginx"), false).expect("nobody else stands on it");
     collect(&store);
     let mut content = [0; 100];
     let read = held.read(at(&held, "etc/nginx/nginx.conf"), 0, &mut content).expect("it is still there");
@@ -122,9 +123,10 @@ fn regression_a_ve_that_is_removed_under_its_users_keeps_its_blobs() {
 fn a_collection_may_stop_anywhere() {
     type Step = fn(&Store, &BaseRecord);
     let removes_record: Step = |store, record| {
-        let mut key = crate::store::bases::MERGE_RULES.as_bytes().to_vec();
-        record.layers.iter().for_each(|layer| key.extend_from_slice(layer.as_bytes()));
-        store.meta.delete(Table::Base, &Digest::of(&key).to_hex()).expect("deletes");
+        let item = |layer: &Digest| StackItem { spec: "any@1".parse().expect("legal"), layer: *layer };
+        let stack: Vec<_> = record.layers.iter().map(item).collect();
+        let key = crate::store::bases::stack_key(&stack, &Rules::default());
+        store.meta.delete(Table::Base, &key.to_hex()).expect("deletes");
     };
     let removes_tree: Step = |store, record| store.trees.remove(&record.base).expect("removes");
     let removes_a_blob: Step = |store, _| {
@@ -225,7 +227,7 @@ fn collections_beside_imports_and_ves_remove_nothing_that_is_needed() {
                         store.blobs.verify(&digest).expect("a blob of a template is there");
                     }
                     store.remove(&ves[0].name, false).expect("removes");
-                    store.remove_template(&reference(name)).expect("removes");
+                    store.remove_template(&reference(name), false).expect("removes");
                 }
             }
         };
@@ -500,7 +502,7 @@ fn unique_is_what_a_removal_gives_back() {
     // The layer's own file comes back as well as its blobs.
     let (unique, tree) = (template("other@1"), store.template(&reference("other")).expect("there").digest);
     let tree_bytes = store.trees.open(&tree).expect("there").stats().tree_bytes;
-    store.remove_template(&reference("other")).expect("removes");
+    store.remove_template(&reference("other"), false).expect("removes");
     assert_eq!(after - disk(&store), unique + tree_bytes);
     let df = store.df().expect("df");
     assert_eq!(df.disk_bytes, disk(&store));

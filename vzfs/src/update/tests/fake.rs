@@ -335,6 +335,9 @@ impl Fleet for Fakes {
             change: ChangeKind::Changed,
             by: ShadowedBy::Changed,
             beside: None,
+            package: None,
+            from: None,
+            to: None,
         });
         let report = RebaseReport {
             ve: ve.clone(),

@@ -12,6 +12,7 @@ use crate::types::Digest;
 mod attributes;
 mod linear;
 mod model;
+mod rebase;
 
 /// One database and blob store for many volumes.
 struct Store {

@@ -38,7 +38,7 @@ pub(super) struct Model {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Create { dir: usize, name: u8, kind: FileKind, perm: u16, umask: u16, uid: u32 },
     Unlink { dir: usize, name: u8 },
     Rmdir { dir: usize, name: u8 },
@@ -76,7 +76,7 @@ fn perms() -> impl Strategy<Value = u16> {
     select(vec![0o644, 0o755, 0o2755, 0o2745, 0o4755, 0o6711, 0o1777, 0])
 }
 
-fn ops_for_base() -> impl Strategy<Value = Op> {
+pub(super) fn ops_for_base() -> impl Strategy<Value = Op> {
     let index = || 0usize..40;
     let name = || 0..NAMES;
     prop_oneof![
@@ -90,7 +90,7 @@ fn ops_for_base() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn any_op() -> impl Strategy<Value = Op> {
+pub(super) fn any_op() -> impl Strategy<Value = Op> {
     let index = || 0usize..40;
     let name = || 0..NAMES;
     let renames = select(vec![
@@ -384,6 +384,42 @@ impl Model {
         }
     }
 
+    /// Operations without a volume, to make a base. What is refused is only left out.
+    pub(super) fn apply(&mut self, ops: &[Op]) {
+        for op in ops {
+            match *op {
+                Op::Create { dir, name, kind, perm, umask, uid } => {
+                    let (dir, caller) = (self.pick(dir, true), Caller { uid, gid: uid });
+                    drop(self.create(dir, &name_of(name), new_node(kind, perm, umask), caller));
+                }
+                Op::Unlink { dir, name } => drop(self.remove(self.pick(dir, true), &name_of(name), false)),
+                Op::Rmdir { dir, name } => drop(self.remove(self.pick(dir, true), &name_of(name), true)),
+                Op::Rename { dir, name, new_dir, new_name, mode } => {
+                    let (dir, new_dir) = (self.pick(dir, true), self.pick(new_dir, true));
+                    drop(self.rename((dir, &name_of(name)), (new_dir, &name_of(new_name)), mode));
+                }
+                Op::Link { node, dir, name } => {
+                    let (node, dir) = (self.pick(node, false), self.pick(dir, true));
+                    drop(self.link(node, dir, &name_of(name)));
+                }
+                Op::Chmod { node, perm } => self.change(self.pick(node, false)).perm = perm,
+                Op::Chown { node, uid } => self.change(self.pick(node, false)).uid = uid,
+                Op::Write { node, offset, len, byte, keep } => {
+                    let id = self.pick(node, false);
+                    if self.things[id].kind == FileKind::File {
+                        self.write(id, offset, &vec![byte; len], keep);
+                    }
+                }
+                Op::SetXattr { node, name, value, mode } => {
+                    let id = self.pick(node, false);
+                    drop(self.set_xattr(id, format!("user.{name}").as_bytes(), &[value], mode));
+                }
+                _ => {}
+            }
+            (0..self.things.len()).for_each(|id| self.forget(id));
+        }
+    }
+
     fn forget(&mut self, id: Id) {
         self.things[id].gone |= self.nlink(id) == 0;
     }
@@ -456,19 +492,29 @@ fn new_node(kind: FileKind, perm: u16, umask: u16) -> NewNode<'static> {
 }
 
 /// The model beside the volume.
-struct Pair<'s> {
+pub(super) struct Pair<'s> {
     scene: Scene<'s>,
     model: Model,
     before: Model,
     inos: HashMap<Id, Ino>,
 }
 
+impl<'s> Pair<'s> {
+    pub(super) fn new(scene: Scene<'s>, model: Model, inos: HashMap<Id, Ino>) -> Self {
+        Pair { scene, before: model.clone(), model, inos }
+    }
+
+    pub(super) fn into_scene(self) -> Scene<'s> {
+        self.scene
+    }
+}
+
 impl Pair<'_> {
-    fn volume(&self) -> &Volume {
+    pub(super) fn volume(&self) -> &Volume {
         &self.scene.volume
     }
 
-    fn step(&mut self, op: &Op) {
+    pub(super) fn step(&mut self, op: &Op) {
         let text = format!("{op:?}");
         let model = &mut self.model;
         let volume = &self.scene.volume;
@@ -699,37 +745,9 @@ impl Pair<'_> {
 
 fn run(store: &Store, base_ops: &[Op], ops: &[Op]) {
     let mut model = Model::new();
-    for op in base_ops {
-        // What is refused here is only a smaller base.
-        match *op {
-            Op::Create { dir, name, kind, perm, umask, uid } => {
-                let dir = model.pick(dir, true);
-                drop(model.create(
-                    dir,
-                    &name_of(name),
-                    new_node(kind, perm, umask),
-                    Caller { uid, gid: uid },
-                ));
-            }
-            Op::Link { node, dir, name } => {
-                let (node, dir) = (model.pick(node, false), model.pick(dir, true));
-                drop(model.link(node, dir, &name_of(name)));
-            }
-            Op::Write { node, offset, len, byte, keep } => {
-                let id = model.pick(node, false);
-                if model.things[id].kind == FileKind::File {
-                    model.write(id, offset, &vec![byte; len], keep);
-                }
-            }
-            Op::SetXattr { node, name, value, mode } => {
-                let id = model.pick(node, false);
-                drop(model.set_xattr(id, format!("user.{name}").as_bytes(), &[value], mode));
-            }
-            _ => {}
-        }
-    }
+    model.apply(base_ops);
     let (tree, inos) = model.base(store);
-    let mut pair = Pair { scene: Scene::new(store, tree), before: model.clone(), model, inos };
+    let mut pair = Pair::new(Scene::new(store, tree), model, inos);
     for op in ops {
         pair.step(op);
     }

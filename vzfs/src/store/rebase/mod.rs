@@ -1,0 +1,252 @@
+//! Moving VEs from the stack that they have to another, mounted or not.
+//!
+//! # What happens to one VE
+//! 1. The base of the new stack and the difference of the two bases are made, once for all VEs that go this way ([`Prepared`]).
+//! 2. The volume says what it would hide of the new base, and it is decided what is done about that ([`resolve`]). The VE works on meanwhile; if it changes
+//!    one of these files, the decision is made again.
+//! 3. One batch exchanges the base, brings the private layer into line, and writes the VE's record. A crash before it leaves the VE on the old base, one
+//!    after it on the new.
+//! 4. The kernel is told to ask again for what changed. Until it has been, the record says so (`unsettled`), and a daemon that takes the mount over
+//!    does it.
+//!
+//! The bases that a mounted VE had before stay listed in its record (`retired`) while the kernel knows files of theirs: programs have them open.
+
+mod prepared;
+mod resolve;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) use prepared::Deltas;
+use prepared::Prepared;
+use resolve::{Resolved, Sides, resolve};
+
+use super::records::VeRecord;
+use super::slot::{Live, Slot};
+use super::{Store, StoreError};
+use crate::api::{OnConflict, RebaseReport, StackItem};
+use crate::meta::Table;
+use crate::tree::Delta;
+use crate::types::{Digest, TemplateRef, VeName};
+use crate::volume::{Rebased, Volume, VolumeError};
+
+/// How often a decision is made again because the VE changed a file that it was about.
+const MAX_DECISIONS: u32 = 10;
+
+/// How to move a VE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rebase {
+    /// What wins where both sides changed a file.
+    pub on_conflict: OnConflict,
+    /// Change nothing, only tell.
+    pub dry_run: bool,
+}
+
+impl Store {
+    /// The stack that a VE would have: of the templates that it has now, those that `wanted` names in the version that it says, all others in
+    /// the newest version that fits. With no `wanted`, the newest of everything.
+    ///
+    /// # Errors
+    /// A template of `wanted` is unknown or not one of the VE's; an application has no version that fits the OS.
+    pub fn next_stack(&self, ve: &VeName, wanted: &[TemplateRef]) -> Result<Vec<StackItem>, StoreError> {
+        let slot = self.slot(ve)?;
+        let record = slot.record();
+        let has = |name| record.stack.iter().any(|item| item.spec.name == name);
+        if let Some(other) = wanted.iter().find(|wanted| !has(wanted.name.clone())) {
+            return Err(StoreError::Invalid(format!("VE {ve} has no template {}", other.name)));
+        }
+        let reference = |item: &StackItem| {
+            let named = wanted.iter().find(|wanted| wanted.name == item.spec.name);
+            named.cloned().unwrap_or_else(|| TemplateRef { name: item.spec.name.clone(), version: None })
+        };
+        let references: Vec<_> = record.stack.iter().map(reference).collect();
+        self.catalog.read().stack(&references)
+    }
+
+    /// Moves a VE to another stack: its base becomes the new stack's, in one step that is durable on return; what it changed itself stays. A mounted VE's
+    /// programs keep the files that they have open. To have the stack already is no error.
+    ///
+    /// # Errors
+    /// With [`OnConflict::Fail`], [`StoreError::Invalid`] naming the first conflict; then nothing was changed.
+    pub fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase) -> Result<RebaseReport, StoreError> {
+        let began = Instant::now();
+        let _adding = self.begin_adding()?;
+        let slot = self.slot(ve)?;
+        let _reserved = self.reserve_stack(ve, to)?;
+        let base = self.base_of(to)?;
+        loop {
+            let from = slot.record();
+            // Before the lock: it takes as long as the templates are large.
+            let prepared = self.prepare(&from.base, &base)?;
+            let mut live = slot.live.lock();
+            if slot.record().base != from.base {
+                continue;
+            }
+            if live.removed {
+                return Err(StoreError::VeRemoving(ve.clone()));
+            }
+            let mut report = self.move_slot(&slot, &mut live, &prepared, to, how)?;
+            report.micros = micros(began.elapsed());
+            return Ok(report);
+        }
+    }
+
+    fn move_slot(
+        &self,
+        slot: &Slot,
+        live: &mut Live,
+        prepared: &Prepared,
+        to: &[StackItem],
+        how: Rebase,
+    ) -> Result<RebaseReport, StoreError> {
+        let from = slot.record();
+        let volume = self.volume_locked(slot, live)?;
+        let (delta, rules) = (&prepared.delta, self.merge_rules(to)?);
+        for _ in 0..MAX_DECISIONS {
+            let preview = volume.preview(delta).map_err(|error| failed(&from, error))?;
+            let sides = Sides {
+                ve: &from.name,
+                delta,
+                prepared: &prepared.packages,
+                volume: &volume,
+                blobs: &self.blobs,
+                rules: &rules,
+                on_conflict: how.on_conflict,
+                dry_run: how.dry_run,
+            };
+            let resolved = match resolve(&sides, &preview.hidden) {
+                Err(StoreError::Volume { source, .. }) if matches!(*source, VolumeError::Changed) => continue,
+                resolved => resolved?,
+            };
+            if how.dry_run {
+                return Ok(report(&from, to, delta, &preview, resolved, true));
+            }
+            let next = VeRecord {
+                stack: to.to_vec(),
+                base: delta.new.digest(),
+                retired: retired(&from, live),
+                unsettled: live.mount.is_some().then_some(from.base),
+                ..(*from).clone()
+            };
+            let save = |batch: &mut crate::meta::Changes<'_>| {
+                batch.put_catalog(Table::Ve, &slot.id.to_string(), &next)
+            };
+            let rebased = match volume.rebase(delta, &resolved.edits, save) {
+                Err(VolumeError::Changed) => continue,
+                rebased => rebased.map_err(|error| failed(&from, error))?,
+            };
+            {
+                let mut shown = slot.shown.write();
+                shown.record = Arc::new(next);
+                shown.usage = None;
+            }
+            self.settle(slot, live, &rebased)?;
+            tracing::info!(ve = %from.name, from = %from.base.short(), to = %delta.new.digest().short(),
+                pause_us = micros(rebased.pause), "moved");
+            return Ok(report(&from, to, delta, &rebased, resolved, false));
+        }
+        Err(StoreError::Invalid(format!(
+            "VE {} goes on changing files that the update changes too; try again when it is quieter",
+            from.name
+        )))
+    }
+
+    /// Tells the kernel of a rebase, frees what nobody uses any more, and notes that it is done. Everything is durable on return. The caller
+    /// holds `live`.
+    pub(super) fn settle(&self, slot: &Slot, live: &mut Live, rebased: &Rebased) -> Result<(), StoreError> {
+        let record = slot.record();
+        let volume = self.volume_locked(slot, live)?;
+        let mut retired = Vec::new();
+        match &live.mount {
+            Some(mount) => {
+                mount.tell(rebased);
+                let needed = volume.bases_needed(mount.known().into_iter());
+                retired = needed.map_err(|error| failed(&record, error))?;
+            }
+            None => {
+                for ino in &rebased.orphans {
+                    volume.forget(*ino).map_err(|error| failed(&record, error))?;
+                }
+            }
+        }
+        volume.settle();
+        self.save(slot, VeRecord { retired, unsettled: None, ..(*record).clone() })
+    }
+
+    /// Before a mount is taken over: what its kernel may not know of the last rebase.
+    pub(super) fn unsettle(&self, record: &VeRecord, volume: &Volume) -> Result<Option<Rebased>, StoreError> {
+        let Some(old) = record.unsettled else { return Ok(None) };
+        let prepared = self.prepare(&old, &record.base)?;
+        let behind = volume.unsettle(&prepared.delta).map_err(|error| failed(record, error))?;
+        Ok(Some(behind))
+    }
+
+    /// The difference of two bases, made if nobody has asked for it lately.
+    fn prepare(&self, old: &Digest, new: &Digest) -> Result<Arc<Prepared>, StoreError> {
+        self.deltas.get(old, new, || {
+            let delta = Delta::between(&self.trees.open(old)?, &self.trees.open(new)?)?;
+            Ok(Prepared { packages: resolve::Prepared::new(&delta, &self.blobs)?, delta })
+        })
+    }
+}
+
+/// The bases that the kernel of a mounted VE may know files of.
+fn retired(from: &VeRecord, live: &Live) -> Vec<Digest> {
+    if live.mount.is_none() {
+        return Vec::new();
+    }
+    let mut retired = from.retired.clone();
+    if !retired.contains(&from.base) {
+        retired.push(from.base);
+    }
+    retired
+}
+
+fn report(
+    from: &VeRecord,
+    to: &[StackItem],
+    delta: &Delta,
+    rebased: &Rebased,
+    resolved: Resolved,
+    dry_run: bool,
+) -> RebaseReport {
+    let mut report = RebaseReport {
+        ve: from.name.clone(),
+        from: from.stack.clone(),
+        to: to.to_vec(),
+        from_base: from.base,
+        to_base: delta.new.digest(),
+        dry_run,
+        added: 0,
+        changed: 0,
+        removed: 0,
+        shadowed: resolved.shadowed,
+        merged: resolved.merged,
+        generate: resolved.generate,
+        notes: resolved.notes,
+        stale_processes: Vec::new(),
+        micros: 0,
+        pause_micros: micros(rebased.pause),
+    };
+    let hidden: std::collections::HashSet<_> =
+        rebased.hidden.iter().map(|hidden| (hidden.dir, &hidden.name)).collect();
+    for (dir, names) in delta.names() {
+        for (_, change) in names.iter().filter(|(name, _)| !hidden.contains(&(dir, *name))) {
+            let count = match (change.old, change.new) {
+                (None, _) => &mut report.added,
+                (_, None) => &mut report.removed,
+                _ => &mut report.changed,
+            };
+            *count += 1;
+        }
+    }
+    report
+}
+
+fn failed(record: &VeRecord, error: VolumeError) -> StoreError {
+    StoreError::Volume { ve: record.name.clone(), source: Box::new(error) }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}

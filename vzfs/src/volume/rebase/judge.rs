@@ -1,0 +1,596 @@
+//! What becomes of each private row.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::attributes::{inherit, same_content};
+use super::{Edit, Hidden, Rebased, concerns_inode, concerns_name};
+use crate::meta::{Changes, EntryRecord, InodeRecord, Written};
+use crate::tree::{Delta, InodeChange, NameChange, NodeView, Target};
+use crate::types::{FileKind, Ino, Name, Timestamp};
+use crate::volume::{Node, Result, Volume, VolumeError, touch};
+
+/// An inode of the new base that takes the place of one of which the VE changed attributes, at these names.
+struct Succession {
+    ino: Ino,
+    places: Vec<(Ino, Name)>,
+    /// The other, as it was.
+    before: (Ino, InodeRecord),
+}
+
+/// Decides what becomes of a volume's private layer. The caller holds `names`.
+pub(super) struct Judge<'v> {
+    pub(super) volume: &'v Volume,
+    delta: &'v Delta,
+    pub(super) now: Timestamp,
+    /// What will be written; `None`: removed.
+    inodes: BTreeMap<Ino, Option<InodeRecord>>,
+    entries: BTreeMap<(Ino, Name), EntryRecord>,
+    removed_entries: BTreeSet<(Ino, Name)>,
+    /// Directories that get or lose a subdirectory which their base does not tell of.
+    counted: BTreeSet<Ino>,
+    /// Whether the volume shows a directory of the new base.
+    shown: HashMap<Ino, bool>,
+    /// Private inodes that are what the new base has under another number.
+    stand_ins: HashSet<Ino>,
+    /// Who follows whom, decided and not done yet.
+    successions: Vec<Succession>,
+    /// Names that edits decided about.
+    edited: HashSet<(Ino, Name)>,
+    pub(super) rebased: Rebased,
+}
+
+impl<'v> Judge<'v> {
+    pub(super) fn new(volume: &'v Volume, delta: &'v Delta) -> Judge<'v> {
+        Judge {
+            volume,
+            delta,
+            now: volume.clock.now(),
+            inodes: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            removed_entries: BTreeSet::new(),
+            counted: BTreeSet::new(),
+            shown: HashMap::new(),
+            stand_ins: HashSet::new(),
+            successions: Vec::new(),
+            edited: HashSet::new(),
+            rebased: Rebased::default(),
+        }
+    }
+
+    pub(super) fn judge(mut self, found: Written, written: Written, edits: &[Edit]) -> Result<Judge<'v>> {
+        let delta = self.delta;
+        let entries: BTreeSet<_> = found.entries.into_iter().chain(written.entries).collect();
+        let entries: Vec<_> =
+            entries.into_iter().filter(|(dir, name)| concerns_name(delta, *dir, name)).collect();
+        let inodes: BTreeSet<_> = found.inodes.into_iter().chain(written.inodes).collect();
+        let inodes: Vec<_> = inodes.into_iter().filter(|ino| concerns_inode(delta, *ino)).collect();
+        // What goes first, so that a directory is not kept for the sake of it.
+        for ino in &inodes {
+            match delta.inode(*ino) {
+                Some(InodeChange::Gone) => self.let_go(*ino)?,
+                Some(InodeChange::Altered) => self.alter(*ino)?,
+                Some(InodeChange::Came) | None => {}
+            }
+        }
+        for (dir, name) in &entries {
+            let kept = matches!(self.entry(*dir, name)?, Some(EntryRecord::Node(..)));
+            if kept && delta.inode(*dir) == Some(InodeChange::Gone) {
+                self.keep_dir(*dir)?;
+            }
+        }
+        for Succession { ino, places, before } in std::mem::take(&mut self.successions) {
+            self.succeed(ino, places, &before)?;
+        }
+        for ino in &inodes {
+            match delta.inode(*ino) {
+                Some(InodeChange::Came) => self.come_back(*ino)?,
+                Some(InodeChange::Altered) => self.spread(*ino)?,
+                Some(InodeChange::Gone) | None => {}
+            }
+        }
+        for edit in edits {
+            self.edit(edit)?;
+        }
+        for ino in delta.linked() {
+            self.link(*ino)?;
+        }
+        for dir in std::mem::take(&mut self.counted) {
+            self.pin(dir)?;
+        }
+        for (dir, names) in delta.names() {
+            self.recount(dir, names)?;
+        }
+        self.tell(&entries)?;
+        Ok(self)
+    }
+
+    // Reading: what will be written counts.
+
+    pub(super) fn record(&self, ino: Ino) -> Result<Option<InodeRecord>> {
+        match self.inodes.get(&ino) {
+            Some(record) => Ok(record.clone()),
+            None => Ok(self.volume.meta.inode(self.volume.ve, ino)?),
+        }
+    }
+
+    pub(super) fn entry(&self, dir: Ino, name: &Name) -> Result<Option<EntryRecord>> {
+        let key = (dir, name.clone());
+        if let Some(entry) = self.entries.get(&key) {
+            return Ok(Some(*entry));
+        }
+        if self.removed_entries.contains(&key) {
+            return Ok(None);
+        }
+        Ok(self.volume.meta.entry(self.volume.ve, dir, name.as_ref())?)
+    }
+
+    pub(super) fn put_entry(&mut self, dir: Ino, name: Name, entry: EntryRecord) {
+        self.removed_entries.remove(&(dir, name.clone()));
+        self.entries.insert((dir, name), entry);
+    }
+
+    pub(super) fn remove_entry(&mut self, dir: Ino, name: Name) {
+        self.entries.remove(&(dir, name.clone()));
+        self.removed_entries.insert((dir, name));
+    }
+
+    pub(super) fn new_view(&self, ino: Ino) -> Result<NodeView<'v>> {
+        self.delta.new.node(ino).ok_or(VolumeError::Damaged { ino, why: "the new base does not have it" })
+    }
+
+    pub(super) fn old_view(&self, ino: Ino) -> Result<NodeView<'v>> {
+        self.delta.old.node(ino).ok_or(VolumeError::Damaged { ino, why: "the old base does not have it" })
+    }
+
+    pub(super) fn put_record(&mut self, ino: Ino, record: InodeRecord) {
+        self.inodes.insert(ino, Some(record));
+    }
+
+    pub(super) fn put_name(&mut self, dir: Ino, name: &Name, ino: Ino, kind: FileKind) {
+        self.put_entry(dir, name.clone(), EntryRecord::Node(ino, kind));
+    }
+
+    /// Subdirectories of a directory must be counted.
+    pub(super) fn count(&mut self, dir: Ino) {
+        self.counted.insert(dir);
+    }
+
+    pub(super) fn mark_edited(&mut self, dir: Ino, name: &Name) {
+        self.edited.insert((dir, name.clone()));
+    }
+
+    /// What the new base has at a name.
+    pub(super) fn base_entry(&self, dir: Ino, name: &Name) -> Option<(Ino, FileKind)> {
+        match self.delta.new.lookup(dir, name.as_ref())?.target {
+            Target::Node(ino, kind) => Some((ino, kind)),
+            Target::Whiteout => None,
+        }
+    }
+
+    /// Whether a name of the new base is shown: nothing private stands in its place, and its directory is shown.
+    pub(super) fn is_visible(&mut self, dir: Ino, name: &Name) -> Result<bool> {
+        Ok(self.entry(dir, name)?.is_none() && self.shows_dir(dir)?)
+    }
+
+    /// Whether the volume shows a directory of the new base: where the base has it, or where the VE moved it.
+    pub(super) fn shows_dir(&mut self, dir: Ino) -> Result<bool> {
+        let mut path = Vec::new();
+        let mut at = dir;
+        let shown = loop {
+            if at == Ino::ROOT {
+                break true;
+            }
+            if let Some(known) = self.shown.get(&at) {
+                break *known;
+            }
+            path.push(at);
+            if let Some(record) = self.record(at)? {
+                break record.nlink > 0;
+            }
+            let Some((parent, name)) = self.delta.new.node(at).and_then(|view| view.names().next()) else {
+                break false;
+            };
+            if self.entry(parent, &name.to_name())?.is_some() {
+                break false;
+            }
+            at = parent;
+        };
+        self.shown.extend(path.into_iter().map(|dir| (dir, shown)));
+        Ok(shown)
+    }
+
+    /// An inode that has a record and that the new base does not have. If the VE changed nothing but attributes and took away names, what the
+    /// new base has at its names inherits that.
+    fn let_go(&mut self, ino: Ino) -> Result<()> {
+        let Some(record) = self.record(ino)? else { return Ok(()) };
+        let old = self.old_view(ino)?;
+        if record.kind == FileKind::Dir || record.nlink == 0 || !same_content(&record, &old) {
+            return Ok(());
+        }
+        let mut places = Vec::new();
+        for place in old.names().map(|(dir, name)| (dir, name.to_name())) {
+            if self.entry(place.0, &place.1)? == Some(EntryRecord::Node(ino, record.kind)) {
+                places.push(place);
+            }
+        }
+        // The others the VE gave it.
+        let left = record.nlink.saturating_sub(u32::try_from(places.len()).unwrap_or(u32::MAX));
+        let mut successors: BTreeMap<Ino, Vec<(Ino, Name)>> = BTreeMap::new();
+        for (dir, name) in places {
+            let new = self.delta.name(dir, &name).and_then(|change| change.new);
+            self.remove_entry(dir, name.clone());
+            if let Some((successor, kind)) = new
+                && kind == record.kind
+            {
+                successors.entry(successor).or_default().push((dir, name));
+            }
+        }
+        let succession =
+            |(successor, places)| Succession { ino: successor, places, before: (ino, record.clone()) };
+        self.successions.extend(successors.into_iter().map(succession));
+        if left == 0 {
+            self.orphan(ino, record);
+        } else if left < record.nlink {
+            self.put_record(ino, InodeRecord { nlink: left, ctime: self.now, ..record });
+        }
+        Ok(())
+    }
+
+    /// Gives an inode of the new base what the VE changed of the one that it follows, at these names.
+    fn succeed(&mut self, ino: Ino, places: Vec<(Ino, Name)>, before: &(Ino, InodeRecord)) -> Result<()> {
+        let (view, old) = (self.new_view(ino)?, self.old_view(before.0)?);
+        let plain = self.volume.record_of(Node::Base(view));
+        let mut record = plain.clone();
+        inherit(&mut record, &before.1, &old);
+        let mut number = ino;
+        let mut visible = Vec::new();
+        match self.record(ino)? {
+            // The VE has it already, from an earlier base, or as the successor of another file too.
+            Some(own) if own.nlink > 0 => {
+                record = own;
+                for (dir, name) in places {
+                    if self.entry(dir, &name)?.is_none() {
+                        visible.push((dir, name));
+                    }
+                }
+                record.nlink += u32::try_from(visible.len()).unwrap_or(u32::MAX);
+            }
+            // Somebody has it open and goes on with it under this number.
+            Some(own) if !same_content(&own, &view) => {
+                number = self.volume.new_ino()?;
+                self.stand_ins.insert(number);
+                visible = places;
+                record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
+            }
+            known => {
+                let mut all = 0;
+                for (dir, name) in view.names().map(|(dir, name)| (dir, name.to_name())) {
+                    all += 1;
+                    if self.is_visible(dir, &name)? {
+                        visible.push((dir, name));
+                    }
+                }
+                // A hard link of a file that the VE has not touched stays what it is.
+                let is_other = |(dir, name): &(Ino, Name)| {
+                    self.delta
+                        .old
+                        .lookup(*dir, name.as_ref())
+                        .is_some_and(|old| matches!(old.target, Target::Node(ino, _) if ino != before.0))
+                };
+                let others = visible.iter().any(is_other);
+                if others || (record == plain && visible.len() == all) {
+                    if known.is_some() {
+                        self.inodes.insert(ino, None);
+                    }
+                    return Ok(());
+                }
+                record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
+            }
+        }
+        record.ctime = self.now;
+        for (dir, name) in visible {
+            self.put_entry(dir, name, EntryRecord::Node(number, record.kind));
+        }
+        self.inodes.insert(number, Some(record));
+        Ok(())
+    }
+
+    pub(super) fn orphan(&mut self, ino: Ino, record: InodeRecord) {
+        let record = InodeRecord { nlink: 0, ctime: self.now, ..record };
+        self.inodes.insert(ino, Some(record));
+        self.rebased.orphans.push(ino);
+    }
+
+    /// A directory that the new base does not have, and in which the VE has something: it becomes the VE's own, with those above it that
+    /// it needs.
+    fn keep_dir(&mut self, dir: Ino) -> Result<()> {
+        let mut at = dir;
+        while self.delta.inode(at) == Some(InodeChange::Gone) && self.record(at)?.is_none() {
+            let view = self.old_view(at)?;
+            let mut record = self.volume.record_of(Node::Base(view));
+            record.ctime = self.now;
+            self.inodes.insert(at, Some(record));
+            let Some((parent, name)) = view.names().next() else { break };
+            if self.entry(parent, &name.to_name())?.is_none() {
+                self.put_entry(parent, name.to_name(), EntryRecord::Node(at, FileKind::Dir));
+                self.counted.insert(parent);
+            }
+            at = parent;
+        }
+        Ok(())
+    }
+
+    /// Gives a directory of the new base a record of its own.
+    fn pin(&mut self, dir: Ino) -> Result<()> {
+        if self.record(dir)?.is_some() {
+            return Ok(());
+        }
+        let view = self.new_view(dir)?;
+        self.inodes.insert(dir, Some(self.volume.record_of(Node::Base(view))));
+        for (parent, name) in view.names() {
+            self.put_entry(parent, name.to_name(), EntryRecord::Node(dir, FileKind::Dir));
+        }
+        Ok(())
+    }
+
+    /// An inode that the new base has and the old one had not, and of which there is a record: from an earlier base.
+    fn come_back(&mut self, ino: Ino) -> Result<()> {
+        let Some(record) = self.record(ino)? else { return Ok(()) };
+        let view = self.new_view(ino)?;
+        self.adopt_names(ino, record, view, |_| true)
+    }
+
+    /// Names of the new base for an inode that has a record. Those of the volume are private by then (M2).
+    pub(super) fn adopt_names(
+        &mut self,
+        ino: Ino,
+        record: InodeRecord,
+        view: NodeView<'v>,
+        concerned: impl Fn(&(Ino, Name)) -> bool,
+    ) -> Result<()> {
+        let mut bare = Vec::new();
+        for place in view.names().map(|(dir, name)| (dir, name.to_name())).filter(concerned) {
+            if self.is_visible(place.0, &place.1)? {
+                bare.push(place);
+            }
+        }
+        if bare.is_empty() {
+            return Ok(());
+        }
+        if record.nlink > 0 && record.kind == FileKind::Dir {
+            // The VE has moved it: it has one name.
+            for (dir, name) in bare {
+                self.put_entry(dir, name, EntryRecord::Whiteout);
+                self.counted.insert(dir);
+            }
+            return Ok(());
+        }
+        if record.nlink > 0 {
+            // The VE has given it other names. Those that it took away are hidden, and these went with an earlier base.
+            let nlink = record.nlink + u32::try_from(bare.len()).unwrap_or(u32::MAX);
+            for (dir, name) in bare {
+                self.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+            }
+            self.put_record(ino, InodeRecord { nlink, ctime: self.now, ..record });
+            return Ok(());
+        }
+        // Without names: it is only still open.
+        if record.kind == FileKind::Dir || same_content(&record, &view) {
+            self.inodes.insert(ino, None);
+            return Ok(());
+        }
+        // Somebody goes on with the old one, under this number: the new names need another.
+        let number = self.volume.new_ino()?;
+        self.stand_ins.insert(number);
+        let mut fresh = self.volume.record_of(Node::Base(view));
+        fresh.nlink = u32::try_from(bare.len()).unwrap_or(u32::MAX);
+        for (dir, name) in bare {
+            self.put_entry(dir, name, EntryRecord::Node(number, fresh.kind));
+        }
+        self.inodes.insert(number, Some(fresh));
+        Ok(())
+    }
+
+    /// An inode that both bases have, and of which there is a record: its attributes, and names that are taken away.
+    fn alter(&mut self, ino: Ino) -> Result<()> {
+        let Some(mut record) = self.record(ino)?.filter(|record| record.nlink > 0) else { return Ok(()) };
+        let (old, new) = (self.old_view(ino)?, self.new_view(ino)?);
+        let before = record.clone();
+        let mut inherited = self.volume.record_of(Node::Base(new));
+        inherit(&mut inherited, &record, &old);
+        (record.perm, record.uid, record.gid) = (inherited.perm, inherited.uid, inherited.gid);
+        record.xattrs = inherited.xattrs;
+        if record.kind != FileKind::Dir {
+            // Content of the VE's own keeps a name. Which of both sides a name came from cannot be told when the base goes back.
+            let least = u32::from(!same_content(&record, &new));
+            let has = names_of(&new);
+            for place in names_of(&old).difference(&has) {
+                let own = self.entry(place.0, &place.1)? == Some(EntryRecord::Node(ino, record.kind));
+                if own && record.nlink > least {
+                    self.remove_entry(place.0, place.1.clone());
+                    record.nlink -= 1;
+                }
+            }
+        }
+        if record != before {
+            record.ctime = self.now;
+            self.put_record(ino, record);
+        }
+        Ok(())
+    }
+
+    /// The same: names that it got. They lead to what the VE made of it, as hard links do.
+    fn spread(&mut self, ino: Ino) -> Result<()> {
+        let Some(mut record) = self.record(ino)?.filter(|record| record.kind != FileKind::Dir) else {
+            return Ok(());
+        };
+        let (had, new) = (names_of(&self.old_view(ino)?), self.new_view(ino)?);
+        if self.volume.meta.inode(self.volume.ve, ino)?.is_some_and(|before| before.nlink == 0) {
+            return self.adopt_names(ino, record, new, |place| !had.contains(place));
+        }
+        let names = record.nlink;
+        for place in names_of(&new).difference(&had) {
+            if self.is_visible(place.0, &place.1)? {
+                self.put_entry(place.0, place.1.clone(), EntryRecord::Node(ino, record.kind));
+                record.nlink += 1;
+            }
+        }
+        if record.nlink == 0 {
+            // It lost the last name that the VE had left it.
+            self.orphan(ino, record);
+        } else if record.nlink != names {
+            record.ctime = self.now;
+            self.put_record(ino, record);
+        }
+        Ok(())
+    }
+
+    /// A file with several names in the new base: if the volume shows only some of them, its link count is its own (M2).
+    fn link(&mut self, ino: Ino) -> Result<()> {
+        if self.record(ino)?.is_some() {
+            return Ok(());
+        }
+        let view = self.new_view(ino)?;
+        let (mut visible, mut all) = (Vec::new(), 0);
+        for (dir, name) in view.names().map(|(dir, name)| (dir, name.to_name())) {
+            all += 1;
+            if self.is_visible(dir, &name)? {
+                visible.push((dir, name));
+            }
+        }
+        if visible.is_empty() || visible.len() == all {
+            return Ok(());
+        }
+        let mut record = self.volume.record_of(Node::Base(view));
+        record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
+        for (dir, name) in visible {
+            self.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+        }
+        self.inodes.insert(ino, Some(record));
+        Ok(())
+    }
+
+    /// The link count and times of a directory with a record, after names in it have changed.
+    fn recount(&mut self, dir: Ino, names: &HashMap<Name, NameChange>) -> Result<()> {
+        let Some(mut record) = self.record(dir)? else { return Ok(()) };
+        if record.nlink == 0 || record.kind != FileKind::Dir {
+            return Ok(());
+        }
+        let mut seen = false;
+        for name in names.keys() {
+            seen |= self.entry(dir, name)?.is_none();
+        }
+        if seen {
+            touch(&mut record, self.now);
+        }
+        let is_dir = |node: Option<(Ino, FileKind)>| node.is_some_and(|(_, kind)| kind == FileKind::Dir);
+        if !names.values().any(|change| is_dir(change.old) || is_dir(change.new)) {
+            self.inodes.insert(dir, Some(record));
+            return Ok(());
+        }
+        let mut subdirectories = 0u32;
+        for row in self.volume.merged_with(&self.delta.new, dir, 0)? {
+            let row = row?;
+            // What will be written counts below.
+            let judged = (dir, row.name.clone());
+            if !self.entries.contains_key(&judged) && !self.removed_entries.contains(&judged) {
+                subdirectories += u32::from(row.kind == FileKind::Dir);
+            }
+        }
+        for (_, entry) in self.entries.iter().filter(|((at, _), _)| *at == dir) {
+            subdirectories += u32::from(matches!(entry, EntryRecord::Node(_, FileKind::Dir)));
+        }
+        for (_, name) in self.removed_entries.iter().filter(|(at, _)| *at == dir) {
+            subdirectories += u32::from(is_dir(names.get(name).and_then(|change| change.new)));
+        }
+        record.nlink = 2 + subdirectories;
+        self.inodes.insert(dir, Some(record));
+        Ok(())
+    }
+
+    /// Whether the VE shows at a name what the new base has there, its own attributes aside.
+    fn is_as_new(&self, entry: EntryRecord, change: NameChange) -> Result<bool> {
+        let shown = match entry {
+            EntryRecord::Node(ino, kind) => Some((ino, kind)),
+            EntryRecord::Whiteout => None,
+        };
+        let Some((ino, kind)) = shown else { return Ok(change.new.is_none()) };
+        if self.stand_ins.contains(&ino) {
+            return Ok(true);
+        }
+        if shown != change.new {
+            return Ok(false);
+        }
+        let Some(record) = self.record(ino)? else { return Ok(true) };
+        Ok(kind == FileKind::Dir || same_content(&record, &self.new_view(ino)?))
+    }
+
+    /// What the kernel and people must know.
+    fn tell(&mut self, entries: &[(Ino, Name)]) -> Result<()> {
+        let delta = self.delta;
+        let mut kept = HashSet::new();
+        let places: BTreeSet<_> = entries.iter().chain(self.entries.keys()).cloned().collect();
+        for place in places {
+            let (dir, name) = &place;
+            let (Some(change), Some(entry)) = (delta.name(*dir, name), self.entry(*dir, name)?) else {
+                continue;
+            };
+            if self.edited.contains(&place) || self.is_as_new(entry, change)? {
+                continue;
+            }
+            let changed = self.last_change(Some(entry))?;
+            let hidden = Hidden { dir: *dir, name: name.clone(), change, by: Some(entry), changed };
+            self.rebased.hidden.push(hidden);
+            if entries.binary_search(&place).is_ok() {
+                kept.insert(place);
+            }
+        }
+        for (dir, names) in delta.names() {
+            let shown = self.shows_dir(dir)?;
+            for (name, change) in names {
+                let place = (dir, name.clone());
+                if kept.contains(&place) {
+                    continue;
+                }
+                if !shown && change.new.is_some() && delta.new.node(dir).is_some() {
+                    let (name, change) = (name.clone(), *change);
+                    self.rebased.hidden.push(Hidden { dir, name, change, by: None, changed: None });
+                }
+                self.rebased.names.push(place);
+            }
+            self.rebased.dirs.push(dir);
+        }
+        let written: Vec<_> = self
+            .entries
+            .keys()
+            .chain(&self.removed_entries)
+            .filter(|place| !kept.contains(place))
+            .cloned()
+            .collect();
+        self.rebased.dirs.extend(written.iter().map(|(dir, _)| *dir));
+        self.rebased.names.extend(written);
+        let altered = delta.inodes().filter(|(_, change)| *change == InodeChange::Altered);
+        self.rebased.inodes.extend(altered.map(|(ino, _)| ino).chain(self.inodes.keys().copied()));
+        self.rebased.tidy();
+        Ok(())
+    }
+
+    pub(super) fn write(&self, batch: &mut Changes<'_>) {
+        for (ino, record) in &self.inodes {
+            match record {
+                Some(record) => batch.put_inode(*ino, record),
+                None => batch.delete_record(*ino),
+            }
+        }
+        for ((dir, name), entry) in &self.entries {
+            batch.put_entry(*dir, name.as_ref(), *entry);
+        }
+        for (dir, name) in &self.removed_entries {
+            batch.delete_entry(*dir, name.as_ref());
+        }
+    }
+}
+
+fn names_of(view: &NodeView<'_>) -> BTreeSet<(Ino, Name)> {
+    view.names().map(|(dir, name)| (dir, name.to_name())).collect()
+}
