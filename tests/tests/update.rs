@@ -133,3 +133,138 @@ fn what_is_planned_is_told_and_nobody_is_moved_without_being_asked() {
     }
     assert_eq!(host.json(["ve", "show", "db"])["templates"], serde_json::json!(["tiny@1"]));
 }
+
+/// Version 2: a changed program and file, and a new file.
+fn import_fix(host: &Host) {
+    import(host, "2", |root| {
+        // An executable file may have anything behind its end.
+        let mut sleep = fs::read(root.join("bin/sleep")).expect("readable");
+        sleep.extend_from_slice(b"fixed");
+        fs::write(root.join("bin/sleep"), sleep).expect("written");
+        fs::write(root.join("etc/fixed"), "yes\n").expect("written");
+    });
+}
+
+fn version(host: &Host, ve: &str) -> String {
+    fs::read_to_string(host.root(ve).join("etc/version")).expect("readable").trim().to_owned()
+}
+
+fn text<'a>(value: &'a serde_json::Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_fix_reaches_every_ve_and_is_taken_back() {
+    let host = tiny_host();
+    let names = ["web-1", "web-2", "web-3", "web-4", "web-5"];
+    host.mounted("tiny", &names);
+    host.vzfs(["ve", "create", "cold", "-t", "tiny"]).ok();
+    fs::write(host.root("web-2").join("etc/version"), "own\n").expect("written");
+    fs::write(host.root("web-3").join("etc/mine"), "mine\n").expect("written");
+    let _inside = Running::start(&mut host.command(["ve", "exec", "web-4", "--", "/bin/sleep", "1000"]));
+    let inside = until("the program in the VE", || running(Path::new("/bin/sleep")).first().copied());
+    import_fix(&host);
+
+    // A dry run tells all and changes nothing.
+    let plan = host.json(["update", "--all", "--dry-run"]);
+    let of = |name: &str| {
+        let ves = plan["ves"].as_array().expect("VEs");
+        ves.iter().find(|ve| text(ve, "ve") == name).expect("planned").clone()
+    };
+    assert_eq!(text(&of("web-2")["report"]["shadowed"][0], "path"), "etc/version", "{plan}");
+    assert_eq!(version(&host, "web-1"), "1");
+
+    let check = [
+        "update",
+        "--all",
+        "--yes",
+        "--batch",
+        "2",
+        "--check",
+        "test -e /etc/fixed && grep -q root /etc/passwd",
+    ];
+    let told = host.vzfs(check).ok().text();
+    assert!(
+        told.contains("web-2: SHADOWED /etc/version: tiny@2 changes it, and the VE has its own"),
+        "{told}"
+    );
+    assert!(told.contains(&format!("web-4: to restart: sleep ({inside}) uses the old /bin/sleep")), "{told}");
+    for name in ["web-1", "web-3", "web-4", "web-5"] {
+        assert_eq!(version(&host, name), "2");
+    }
+    assert_eq!(version(&host, "web-2"), "own");
+    assert_eq!(fs::read_to_string(host.root("web-3").join("etc/mine")).expect("there"), "mine\n");
+    assert_eq!(host.sh("web-1", "cat /etc/fixed").text(), "yes\n");
+    // The check mounted the one that was not mounted, and took that away.
+    assert_eq!(host.json(["ve", "show", "cold"])["mounted"], false);
+    assert_eq!(host.json(["ve", "show", "cold"])["templates"], serde_json::json!(["tiny@2"]));
+    let shadowed = host.json(["ve", "list", "--shadowed"]);
+    assert_eq!((text(&shadowed[0], "ve"), text(&shadowed[0]["files"][0], "path")), ("web-2", "etc/version"));
+    assert!(
+        host.vzfs(["ve", "show", "web-2"]).ok().text().contains("/etc/version (tiny@1 -> tiny@2, update 1)")
+    );
+    let shown = host.vzfs(["update", "show", "1", "web-2"]).ok().text();
+    assert!(shown.contains("SHADOWED /etc/version") && shown.contains("check:"), "{shown}");
+    host.vzfs(["update", "--all", "--yes"]).ok();
+
+    // The old version is kept for the way back, which is taken.
+    host.vzfs(["template", "rm", "tiny@1"]).refused(4, &["update 1", "forget"]);
+    host.vzfs(["update", "rollback", "1", "web-1"]).ok();
+    assert_eq!((version(&host, "web-1"), version(&host, "web-3")), ("1".to_owned(), "2".to_owned()));
+    host.vzfs(["update", "rollback", "1"]).ok();
+    for name in ["web-1", "web-3", "web-4", "web-5"] {
+        assert_eq!(version(&host, name), "1");
+        assert!(!host.root(name).join("etc/fixed").exists());
+    }
+    assert_eq!(version(&host, "web-2"), "own");
+    assert_eq!(host.json(["ve", "list", "--shadowed"]), serde_json::json!([]));
+    assert_eq!(host.json(["update", "history"]).as_array().map(Vec::len), Some(3));
+    host.vzfs(["update", "forget", "1"]).ok();
+}
+
+#[test]
+fn a_failed_canary_stops_it_and_it_takes_itself_back() {
+    let host = tiny_host();
+    let names = ["web-1", "web-2", "web-3"];
+    host.mounted("tiny", &names);
+    import_fix(&host);
+    let failing = ["update", "--all", "--yes", "--check", "echo broken >&2; exit 3"];
+    host.vzfs(failing).refused(9, &["canary web-1", "code 3: broken"]);
+    assert_eq!(names.map(|name| version(&host, name)), ["2", "1", "1"]);
+    host.vzfs(["update", "rollback", "1"]).ok();
+    host.vzfs([&failing[..], &["--rollback-on-failure"]].concat())
+        .refused(9, &["canary web-1", "takes it back"]);
+    assert_eq!(names.map(|name| version(&host, name)), ["1", "1", "1"]);
+    // One that hangs is ended.
+    let hanging = ["update", "web-2", "--yes", "--check", "sleep 1000", "--check-timeout", "2s"];
+    host.vzfs(hanging).refused(9, &["took longer than 2 s"]);
+    assert!(running(Path::new("/bin/sleep")).is_empty());
+}
+
+#[test]
+fn a_killed_daemon_goes_on_where_it_was_and_the_client_follows() {
+    let host = tiny_host();
+    host.vzfs(["ve", "create", "ve", "-t", "tiny", "--count", "24"]).ok();
+    let names: Vec<String> = (1..=24).map(|number| format!("ve-{number}")).collect();
+    for name in &names {
+        host.vzfs(["ve", "mount", name]).ok();
+    }
+    import_fix(&host);
+    let mut update =
+        host.command(["update", "--all", "--yes", "--batch", "4", "--check", "test -e /etc/fixed"]);
+    let update = update.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    for round in 0..3 {
+        let moved = || names.iter().filter(|name| version(&host, name) == "2").count();
+        until("VEs to be moved", || (moved() > round * 6).then_some(()));
+        host.kill_daemon();
+    }
+    let output = update.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for name in &names {
+        assert_eq!(version(&host, name), "2");
+        assert_eq!(said.lines().filter(|line| line.starts_with(&format!("{name}: "))).count(), 1, "{said}");
+    }
+    let shown = host.json(["update", "show", "1"]);
+    assert_eq!((text(&shown, "state"), &shown["counts"]["done"]), ("done", &serde_json::json!(24)));
+}

@@ -114,7 +114,7 @@ fn a_template_that_a_rollout_needs_is_not_removed() {
     };
     let ways = needs(standing.id, standing.stack.clone());
     store.heed_ways_back(Arc::downgrade(&ways));
-    let refused = store.remove_template(&reference("os@1")).expect_err("needed");
+    let refused = store.remove_template(&reference("os@1"), false).expect_err("needed");
     assert_eq!(refused.to_string(), "template os@1 is needed to finish or to roll back update 7");
     // A VE that has gone elsewhere, or is gone, will not be brought back.
     for other in [needs(standing.id, Vec::new()), needs(VeId(99), standing.stack.clone())] {
@@ -123,5 +123,5 @@ fn a_template_that_a_rollout_needs_is_not_removed() {
     }
     let other = needs(standing.id, Vec::new());
     store.heed_ways_back(Arc::downgrade(&other));
-    store.remove_template(&reference("os@1")).expect("nobody needs it");
+    store.remove_template(&reference("os@1"), false).expect("nobody needs it");
 }
