@@ -1,6 +1,7 @@
 //! `vzfs update`: many VEs, real mounts, real programs.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,8 +13,16 @@ use vzfs_tests::{Host, Setup, tiny};
 /// A host with `tiny@1`.
 fn tiny_host() -> Host {
     let host = Host::with(Setup { size_mib: 1024, ..Setup::default() });
-    import(&host, "1", |_| ());
+    import(&host, "1", |root| derived(root, "1"));
     host
+}
+
+/// A derived file, and the program that makes it anew.
+fn derived(root: &Path, version: &str) {
+    fs::write(root.join("etc/ld.so.cache"), format!("of the template {version}\n")).expect("written");
+    let program = "#!/bin/sh\nread version < /etc/version\necho \"made for $version\" > /etc/ld.so.cache\n";
+    fs::write(root.join("bin/ldconfig"), program).expect("written");
+    fs::set_permissions(root.join("bin/ldconfig"), fs::Permissions::from_mode(0o755)).expect("set");
 }
 
 /// Imports the next version of the template, with these changes.
@@ -142,6 +151,7 @@ fn import_fix(host: &Host) {
         sleep.extend_from_slice(b"fixed");
         fs::write(root.join("bin/sleep"), sleep).expect("written");
         fs::write(root.join("etc/fixed"), "yes\n").expect("written");
+        derived(root, "2");
     });
 }
 
@@ -163,6 +173,8 @@ fn a_fix_reaches_every_ve_and_is_taken_back() {
     fs::write(host.root("web-3").join("etc/mine"), "mine\n").expect("written");
     let _inside = Running::start(&mut host.command(["ve", "exec", "web-4", "--", "/bin/sleep", "1000"]));
     let inside = until("the program in the VE", || running(Path::new("/bin/sleep")).first().copied());
+    fs::write(host.root("web-3").join("etc/ld.so.cache"), "own\n").expect("written");
+    let cache = || fs::read_to_string(host.root("web-3").join("etc/ld.so.cache")).expect("there");
     import_fix(&host);
 
     // A dry run tells all and changes nothing.
@@ -194,6 +206,7 @@ fn a_fix_reaches_every_ve_and_is_taken_back() {
     }
     assert_eq!(version(&host, "web-2"), "own");
     assert_eq!(fs::read_to_string(host.root("web-3").join("etc/mine")).expect("there"), "mine\n");
+    assert_eq!(cache(), "made for 2\n", "derived files are made anew");
     assert_eq!(host.sh("web-1", "cat /etc/fixed").text(), "yes\n");
     // The check mounted the one that was not mounted, and took that away.
     assert_eq!(host.json(["ve", "show", "cold"])["mounted"], false);
@@ -216,7 +229,7 @@ fn a_fix_reaches_every_ve_and_is_taken_back() {
         assert_eq!(version(&host, name), "1");
         assert!(!host.root(name).join("etc/fixed").exists());
     }
-    assert_eq!(version(&host, "web-2"), "own");
+    assert_eq!((version(&host, "web-2"), cache()), ("own".to_owned(), "made for 1\n".to_owned()));
     assert_eq!(host.json(["ve", "list", "--shadowed"]), serde_json::json!([]));
     assert_eq!(host.json(["update", "history"]).as_array().map(Vec::len), Some(3));
     host.vzfs(["update", "forget", "1"]).ok();
