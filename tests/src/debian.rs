@@ -29,13 +29,49 @@ const PACKAGES: &[&str] = &[
     "xz-utils",
 ];
 
+/// What is in the two states of a release: programs that the point release and the security updates replace.
+const RELEASE_PACKAGES: &[&str] =
+    &["ca-certificates", "nginx-light", "openssl", "perl", "procps", "python3", "xz-utils"];
+
 /// The folder with the tree; the first call of all makes it (half a minute), also across processes.
 pub fn tree() -> PathBuf {
     static TREE: OnceLock<PathBuf> = OnceLock::new();
-    TREE.get_or_init(make).clone()
+    TREE.get_or_init(|| make("debian", PACKAGES, &[])).clone()
 }
 
-fn make() -> PathBuf {
+/// The same system before and after its updates: as the distribution's main archive has it, and with its security fixes and updates.
+pub fn release() -> [PathBuf; 2] {
+    static TREES: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    let make = || {
+        let sources = host_sources();
+        let main: Vec<_> = sources.iter().filter(|source| source.contains(" bookworm ")).cloned().collect();
+        assert!(
+            !main.is_empty() && main.len() < sources.len(),
+            "this machine's package sources have no updates apart"
+        );
+        [("debian-main", &main), ("debian-updated", &sources)]
+            .map(|(name, sources)| make(name, RELEASE_PACKAGES, sources))
+    };
+    TREES.get_or_init(make).clone()
+}
+
+/// The sources of packages that this machine has for the release, as mmdebstrap takes them.
+fn host_sources() -> Vec<String> {
+    let format = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
+    let output =
+        Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).output();
+    let output = output.expect("apt-get is there");
+    let mut sources: Vec<_> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.contains(" bookworm") && line.ends_with(" main"))
+        .map(str::to_owned)
+        .collect();
+    sources.sort_unstable();
+    sources.dedup();
+    sources
+}
+
+fn make(name: &str, packages: &[&str], sources: &[String]) -> PathBuf {
     crate::require_root();
     let cache =
         std::env::var_os("VZFS_TEST_CACHE").map_or_else(|| "/var/tmp/vzfs-test-cache".into(), PathBuf::from);
@@ -43,14 +79,14 @@ fn make() -> PathBuf {
     // Another run of the tests may be making it at this moment: it is waited for.
     let lock = fs::File::create(cache.join("lock")).expect("the cache folder is writable");
     rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("flock works");
-    let (ready, list) = (cache.join("debian"), cache.join("debian.packages"));
-    let wanted = PACKAGES.join(",");
+    let (ready, list) = (cache.join(name), cache.join(format!("{name}.packages")));
+    let wanted = packages.join(",");
     if fs::read_to_string(&list).is_ok_and(|made_of| made_of == wanted)
         && ready.join("etc/debian_version").exists()
     {
         return ready;
     }
-    let partial = cache.join("debian.partial");
+    let partial = cache.join(format!("{name}.partial"));
     for old in [&partial, &ready] {
         if old.exists() {
             fs::remove_dir_all(old).expect("an old tree can be removed");
@@ -60,6 +96,7 @@ fn make() -> PathBuf {
         .args(["--quiet", "--variant=minbase", "--include", &wanted])
         .args(["--aptopt=Apt::Install-Recommends \"false\"", "bookworm"])
         .arg(&partial)
+        .args(sources)
         .output()
         .expect("mmdebstrap is installed (scripts/setup test)");
     assert!(

@@ -78,8 +78,13 @@ impl<'v> Judge<'v> {
                 self.keep_dir(*dir)?;
             }
         }
-        for Succession { ino, places, before } in std::mem::take(&mut self.successions) {
-            self.succeed(ino, places, &before)?;
+        let successions = std::mem::take(&mut self.successions);
+        let mut touched: HashMap<Ino, BTreeSet<(Ino, Name)>> = HashMap::new();
+        for Succession { ino, places, .. } in &successions {
+            touched.entry(*ino).or_default().extend(places.iter().cloned());
+        }
+        for Succession { ino, places, before } in successions {
+            self.succeed(ino, places, &before, &touched[&ino])?;
         }
         for ino in &inodes {
             match delta.inode(*ino) {
@@ -236,8 +241,15 @@ impl<'v> Judge<'v> {
         Ok(())
     }
 
-    /// Gives an inode of the new base what the VE changed of the one that it follows, at these names.
-    fn succeed(&mut self, ino: Ino, places: Vec<(Ino, Name)>, before: &(Ino, InodeRecord)) -> Result<()> {
+    /// Gives an inode of the new base what the VE changed of the one that it follows, at these names. `touched` are all names at which it follows
+    /// something that the VE changed.
+    fn succeed(
+        &mut self,
+        ino: Ino,
+        places: Vec<(Ino, Name)>,
+        before: &(Ino, InodeRecord),
+        touched: &BTreeSet<(Ino, Name)>,
+    ) -> Result<()> {
         let (view, old) = (self.new_view(ino)?, self.old_view(before.0)?);
         let plain = self.volume.record_of(Node::Base(view));
         let mut record = plain.clone();
@@ -277,7 +289,7 @@ impl<'v> Judge<'v> {
                         .lookup(*dir, name.as_ref())
                         .is_some_and(|old| matches!(old.target, Target::Node(ino, _) if ino != before.0))
                 };
-                let others = visible.iter().any(is_other);
+                let others = visible.iter().any(|place| !touched.contains(place) && is_other(place));
                 if others || (record == plain && visible.len() == all) {
                     if known.is_some() {
                         self.inodes.insert(ino, None);

@@ -121,7 +121,9 @@ fn run(store: &Store, first: &[Op], second: &[Op], ops: &[Op], [reopen, orphans]
     // Where the VE changed nothing on the way, the new base shows.
     let untouched = |path: &[u8]| match (before.get(path), at_old.get(path)) {
         (None, None) => true,
-        (Some(now), Some(was)) => now.ino == was.ino && (now.kind == FileKind::Dir || now == was),
+        (Some(now), Some(was)) => {
+            now.ino == was.ino && (now.kind == FileKind::Dir || (now == was && !owned.contains(path)))
+        }
         _ => false,
     };
     let pristine = |path: &[u8]| before.get(path) == at_old.get(path) && !owned.contains(path);
@@ -212,5 +214,20 @@ fn regression_a_hard_link_goes_to_another_file() {
         Op::Link { node: 11, dir: 0, name: 0 },
     ];
     let ops = [Op::Write { node: 5, offset: 0, len: 1, byte: 0, keep: false }];
+    run(&Store::new(), &first, &second, &ops, [false; 2]);
+}
+
+/// One name of a file whose attributes the VE changed goes to another file, and comes back.
+#[test]
+fn regression_hard_links_are_parted_and_joined() {
+    let first = [
+        create(2),
+        create(0),
+        create(1),
+        Op::Write { node: 10, offset: 0, len: 1, byte: 0, keep: true },
+        Op::Link { node: 14, dir: 0, name: 4 },
+    ];
+    let second = [Op::Rename { dir: 0, name: 1, new_dir: 0, new_name: 0, mode: RenameMode::Replace }];
+    let ops = [Op::Chmod { node: 6, perm: 0o2755 }];
     run(&Store::new(), &first, &second, &ops, [false; 2]);
 }

@@ -1,0 +1,318 @@
+//! A real point release reaches two hundred VEs that are at work, and is taken back while the daemon is killed: no program sees an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vzfs_tests::measure::{ms, report, spread};
+use vzfs_tests::{Host, Setup, debian};
+
+const VES: usize = 200;
+/// How often the daemon is killed while VEs go back.
+const KILLS: usize = 3;
+/// Files that each VE reads, of those that the release changes and of those that it does not.
+const FILES_OF_A_KIND: usize = 60;
+/// What a VE rests between two rounds, so that two hundred of them leave some of the machine to others.
+const REST: Duration = Duration::from_millis(150);
+/// What programs in a VE list.
+const LISTED: &str = "usr/bin";
+
+/// The two states of the release, as far as the load looks at them.
+struct Release {
+    /// Digest of each file's content before and after.
+    files: Vec<(PathBuf, [u64; 2])>,
+    /// Names that both have.
+    listed: BTreeSet<String>,
+    /// A library that is replaced, and its content before.
+    library: (PathBuf, Vec<u8>),
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// All regular files below a folder, without symbolic links to them.
+fn files_of(root: &Path) -> Vec<PathBuf> {
+    let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable")) {
+            let kind = entry.file_type().expect("known");
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                files.push(entry.path().strip_prefix(root).expect("below it").to_owned());
+            }
+        }
+    }
+    files.sort_unstable();
+    files
+}
+
+fn names(folder: &Path) -> std::io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if !names.insert(name.clone()) {
+            return Err(std::io::Error::other(format!("{name} is listed twice")));
+        }
+    }
+    Ok(names)
+}
+
+impl Release {
+    fn new([old, new]: &[PathBuf; 2]) -> Release {
+        let (mut changed, mut same) = (Vec::new(), Vec::new());
+        for path in files_of(old) {
+            let Ok(after) = fs::read(new.join(&path)) else { continue };
+            let before = fs::read(old.join(&path)).expect("readable");
+            let both = [digest(&before), digest(&after)];
+            if before == after { same.push((path, both)) } else { changed.push((path, both)) }
+        }
+        // What is merged or made anew in a VE is neither the old nor the new file.
+        changed.retain(|(path, _)| path.starts_with("usr"));
+        let spread = |files: Vec<(PathBuf, [u64; 2])>| {
+            let step = files.len().div_ceil(FILES_OF_A_KIND).max(1);
+            files.into_iter().step_by(step)
+        };
+        assert!(changed.len() >= FILES_OF_A_KIND, "the release changes {} files only", changed.len());
+        let library = changed.iter().map(|(path, _)| path).find(|path| path.ends_with("libcrypto.so.3"));
+        let library = library.expect("OpenSSL is among what was fixed").clone();
+        let content = fs::read(old.join(&library)).expect("readable");
+        let [before, after] = [old, new].map(|tree| names(&tree.join(LISTED)).expect("readable"));
+        Release {
+            library: (library, content),
+            files: spread(changed).chain(spread(same)).collect(),
+            listed: &before & &after,
+        }
+    }
+}
+
+/// What the load saw.
+#[derive(Default)]
+struct Seen {
+    errors: Mutex<Vec<String>>,
+    rounds: AtomicU64,
+}
+
+impl Seen {
+    fn note(&self, ve: usize, what: &str, error: impl std::fmt::Display) {
+        let mut errors = self.errors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        errors.push(format!("ve-{ve}: {what}: {error}"));
+    }
+
+    fn check(&self, ve: usize, what: &str, result: std::io::Result<()>) {
+        if let Err(error) = result {
+            self.note(ve, what, error);
+        }
+    }
+}
+
+/// One VE at work until `stop`: reads, lists, writes, runs programs.
+fn work(ve: usize, root: &Path, release: &Release, stop: &AtomicBool, seen: &Seen) {
+    let (library, content) = &release.library;
+    let library = match File::open(root.join(library)) {
+        Ok(file) => file,
+        Err(error) => return seen.note(ve, "opening the library", error),
+    };
+    let mut log = match OpenOptions::new().append(true).create(true).open(root.join("var/log/load")) {
+        Ok(file) => file,
+        Err(error) => return seen.note(ve, "creating a log", error),
+    };
+    let mut round = ve;
+    while !stop.load(Ordering::Relaxed) {
+        for (path, [old, new]) in release.files.iter().cycle().skip(round * 7).take(4) {
+            match fs::read(root.join(path)) {
+                Ok(bytes) if [*old, *new].contains(&digest(&bytes)) => {}
+                Ok(bytes) => {
+                    seen.note(ve, "reading", format!("{} is torn, {} bytes", path.display(), bytes.len()))
+                }
+                Err(error) => seen.note(ve, "reading", format!("{}: {error}", path.display())),
+            }
+        }
+        // Who has a file open keeps it.
+        let (mut part, at) = ([0; 4096], (round * 4096) % (content.len() - 4096));
+        match library.read_exact_at(&mut part, at as u64) {
+            Ok(()) if part == content[at..at + 4096] => {}
+            Ok(()) => seen.note(ve, "reading an open file", "it has changed"),
+            Err(error) => seen.note(ve, "reading an open file", error),
+        }
+        match round % 4 {
+            0 => match names(&root.join(LISTED)) {
+                Ok(names) if names.is_superset(&release.listed) => {}
+                Ok(_) => seen.note(ve, "listing", "names are missing"),
+                Err(error) => seen.note(ve, "listing", error),
+            },
+            1 => seen.check(ve, "writing", write(root, &mut log, round)),
+            2 => {
+                let ran = Command::new("chroot")
+                    .arg(root)
+                    .args(["perl", "-e", "print 6 * 7"])
+                    .stdin(Stdio::null())
+                    .output();
+                match ran {
+                    Ok(output) if output.stdout == b"42" => {}
+                    Ok(output) => seen.note(ve, "running perl", String::from_utf8_lossy(&output.stderr)),
+                    Err(error) => seen.note(ve, "running perl", error),
+                }
+            }
+            _ => {}
+        }
+        round += 1;
+        seen.rounds.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(REST);
+    }
+}
+
+fn write(root: &Path, log: &mut File, round: usize) -> std::io::Result<()> {
+    writeln!(log, "round {round}")?;
+    let (new, file) = (root.join("etc/load.new"), root.join("etc/load.conf"));
+    fs::write(&new, format!("round={round}\n"))?;
+    fs::rename(&new, &file)?;
+    if fs::read(&file)? != format!("round={round}\n").as_bytes() {
+        return Err(std::io::Error::other("what was written is not there"));
+    }
+    fs::create_dir(root.join("srv/load"))?;
+    fs::remove_dir(root.join("srv/load"))
+}
+
+/// Whether each VE shows the state with this index, of every file.
+fn check_state(host: &Host, release: &Release, state: usize) {
+    for ve in 1..=VES {
+        for (path, digests) in &release.files {
+            let bytes = fs::read(host.root(&format!("ve-{ve}")).join(path)).expect("readable");
+            assert_eq!(digest(&bytes), digests[state], "{} of ve-{ve}", path.display());
+        }
+    }
+}
+
+/// Numbers of all VEs' reports in an update, by field.
+fn numbers(host: &Host, update: &str, fields: [&str; 2]) -> BTreeMap<String, Vec<Duration>> {
+    let mut found = BTreeMap::<String, Vec<Duration>>::new();
+    for ve in 1..=VES {
+        let shown = host.json(["update", "show", update, &format!("ve-{ve}")]);
+        for field in fields {
+            let micros = shown["report"][field].as_u64().unwrap_or_else(|| panic!("no {field} in {shown}"));
+            found.entry(field.to_owned()).or_default().push(Duration::from_micros(micros));
+        }
+    }
+    found
+}
+
+fn tell(host: &Host, update: &str, what: &str) {
+    for (field, times) in numbers(host, update, ["micros", "pause_micros"]) {
+        let times = spread(times);
+        report(
+            &format!("{what}, {field} of a VE, median and slowest"),
+            format!("{}, {}", ms(times.median), ms(times.worst)),
+        );
+    }
+}
+
+#[test]
+fn a_point_release_reaches_two_hundred_ves_at_work_and_goes_back_under_kills() {
+    let trees = debian::release();
+    let release = Release::new(&trees);
+    let host = Host::with(Setup::default());
+    for (version, tree) in ["12.0", "12.1"].iter().zip(&trees) {
+        host.vzfs(["template", "import", &format!("debian@{version}"), tree.to_str().expect("text")]).ok();
+    }
+    host.vzfs(["ve", "create", "ve", "-t", "debian@12.0", "--count", &VES.to_string()]).ok();
+    for ve in 1..=VES {
+        host.vzfs(["ve", "mount", &format!("ve-{ve}")]).ok();
+    }
+    let (stop, seen) = (AtomicBool::new(false), Seen::default());
+    let update = std::thread::scope(|scope| {
+        for ve in 1..=VES {
+            let (root, release, stop, seen) = (host.root(&format!("ve-{ve}")), &release, &stop, &seen);
+            scope.spawn(move || work(ve, &root, release, stop, seen));
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        let begin = Instant::now();
+        let args = ["update", "--all", "-t", "debian@12.1", "--canary", "2", "--batch", "25", "--yes"];
+        let done = host.json(args);
+        report("a point release to 200 VEs at work", ms(begin.elapsed()));
+        std::thread::sleep(Duration::from_secs(3));
+        stop.store(true, Ordering::Relaxed);
+        done
+    });
+    let errors = seen.errors.into_inner().expect("no thread panicked");
+    assert!(
+        errors.is_empty(),
+        "{} errors in {:?} rounds: {:#?}",
+        errors.len(),
+        seen.rounds,
+        &errors[..errors.len().min(20)]
+    );
+    report("rounds of the load meanwhile", seen.rounds.load(Ordering::Relaxed));
+    check_state(&host, &release, 1);
+    let id = id_of(&update);
+    tell(&host, &id, "forward");
+
+    // And back, with the daemon killed meanwhile. The load's open library is the new one now.
+    let back = Release {
+        library: (release.library.0.clone(), fs::read(trees[1].join(&release.library.0)).expect("readable")),
+        ..release
+    };
+    let (stop, seen) = (AtomicBool::new(false), Seen::default());
+    std::thread::scope(|scope| {
+        for ve in 1..=VES {
+            let (root, release, stop, seen) = (host.root(&format!("ve-{ve}")), &back, &stop, &seen);
+            scope.spawn(move || work(ve, &root, release, stop, seen));
+        }
+        std::thread::sleep(Duration::from_secs(3));
+        let begin = Instant::now();
+        let mut client =
+            host.command(["update", "rollback", &id]).stdout(Stdio::null()).spawn().expect("vzfs runs");
+        for _ in 0..KILLS {
+            std::thread::sleep(Duration::from_millis(400));
+            host.kill_daemon();
+        }
+        let ended = client.wait().expect("it can be waited for");
+        until_finished(&host);
+        report("back again, with the daemon killed three times", ms(begin.elapsed()));
+        assert!(ended.success(), "the client followed to {ended}\n{}", host.log());
+        std::thread::sleep(Duration::from_secs(3));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let errors = seen.errors.into_inner().expect("no thread panicked");
+    assert!(
+        errors.is_empty(),
+        "{} errors in {:?} rounds: {:#?}\n{}",
+        errors.len(),
+        seen.rounds,
+        &errors[..errors.len().min(20)],
+        host.log()
+    );
+    check_state(&host, &back, 0);
+    // Nothing was copied: each VE has its log, its configuration, and nothing else.
+    for ve in host.json(["ve", "list"]).as_array().expect("a list") {
+        let bytes = ve["private_bytes"].as_u64().expect("a number");
+        assert!(bytes < 256 << 10, "{} has {bytes} bytes of its own", ve["name"]);
+    }
+}
+
+fn id_of(update: &Value) -> String {
+    update["id"].as_u64().unwrap_or_else(|| panic!("no number in {update}")).to_string()
+}
+
+fn until_finished(host: &Host) {
+    let begin = Instant::now();
+    loop {
+        let status = host.json(["update", "status"]);
+        if !status.to_string().contains("\"running\"") {
+            return;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120), "it does not end: {status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
