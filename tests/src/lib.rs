@@ -22,6 +22,7 @@ pub mod outcome;
 pub mod sample;
 pub mod semantics;
 pub mod suites;
+pub mod tiny;
 
 pub use host::{Host, HostFs, Setup};
 pub use outcome::Outcome;

@@ -16,6 +16,8 @@ use crate::output::plural;
 
 /// How long a daemon that went away may take to come back while an update is followed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an update that takes itself back may need to begin with that.
+const BEGINNING: Duration = Duration::from_secs(5);
 /// Between two attempts to reach it.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -36,7 +38,11 @@ pub(crate) fn run(context: &Context, arguments: UpdateArgs) -> Result<()> {
             let found: RolloutVeDetail = context.client.get(&format!("/v1/updates/{id}/ves/{ve}"))?;
             context.output.show(&found, detail)
         }
-        UpdateCommand::Follow { id } => follow_to_the_end(context, id),
+        UpdateCommand::Follow { id } => {
+            // A daemon that cannot be reached at all is not waited for.
+            get(context, id)?;
+            follow_to_the_end(context, id)
+        }
         UpdateCommand::Pause { id } => {
             let paused = steer(id, "pause")?;
             context.output.done(&paused, |_| {
@@ -173,12 +179,28 @@ fn follow_to_the_end(context: &Context, id: u64) -> Result<()> {
         },
         _ => failure,
     })?;
+    let followed = if followed.head.must_roll_back { follow_back(context, followed)? } else { followed };
     let details = match context.output.format {
         Format::Json => Vec::new(),
         Format::Table => worth_telling(context, &followed)?,
     };
     context.output.show(&followed, |followed| outcome(followed, &details))?;
     verdict(&followed)
+}
+
+/// An update that takes itself back is at its end when that is.
+fn follow_back(context: &Context, stopped: Rollout) -> Result<Rollout> {
+    let id = stopped.head.id;
+    let begin = Instant::now();
+    while begin.elapsed() < BEGINNING {
+        if let Some(back) = get(context, id)?.rolled_back_by.last() {
+            follow(context, *back)?;
+            return get(context, id);
+        }
+        std::thread::sleep(RETRY);
+    }
+    // There was nothing to take back.
+    Ok(stopped)
 }
 
 /// Follows an update as long as it runs, also when the daemon is stopped and started meanwhile.
@@ -234,7 +256,7 @@ fn verdict(rollout: &Rollout) -> Result<()> {
             let why = rollout.head.why.as_deref().unwrap_or("by request");
             let what = format!("update {id} is {}: {why}", state.as_str());
             let hint = match back {
-                Some(back) => format!("update {back} takes it back: `vzfs update follow {back}`"),
+                Some(back) => format!("update {back} takes it back: `vzfs update show {back}`"),
                 None => format!(
                     "`vzfs update resume {id}` goes on with it, `vzfs update rollback {id}` takes it back"
                 ),

@@ -66,6 +66,7 @@ mod store;
 mod template;
 mod text;
 mod update;
+mod update_request;
 mod ve;
 mod version;
 
@@ -73,10 +74,8 @@ pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use rollout::{
-    CheckResult, DEFAULT_BATCH, DEFAULT_CHECK_TIMEOUT_SECS, FollowQuery, Portion, ReportSummary,
-    RollbackRequest, Rollout, RolloutCounts, RolloutHead, RolloutOptions, RolloutState, RolloutVe,
-    RolloutVeDetail, RolloutVeState, RolloutWait, Selector, ShadowedFile, UpdateMode, UpdatePlan,
-    UpdateRequest, VeShadows,
+    CheckResult, ReportSummary, Rollout, RolloutCounts, RolloutHead, RolloutOptions, RolloutState, RolloutVe,
+    RolloutVeDetail, RolloutVeState, RolloutWait, ShadowedFile, UpdatePlan, VeShadows,
 };
 pub use store::{
     CheckStatus, DaemonStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest,
@@ -90,6 +89,10 @@ pub use template::{
 pub use text::{path_bytes, path_text, rfc3339};
 pub use update::{
     Generate, MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess,
+};
+pub use update_request::{
+    DEFAULT_BATCH, DEFAULT_CHECK_TIMEOUT_SECS, FollowQuery, Portion, RollbackRequest, Selector, UpdateMode,
+    UpdateRequest,
 };
 pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
 pub use version::{

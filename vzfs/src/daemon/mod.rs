@@ -54,7 +54,7 @@ pub enum DaemonError {
     Store(#[from] StoreError),
     /// The rollouts cannot be read.
     #[error(transparent)]
-    Updates(#[from] UpdateError),
+    Updates(Box<UpdateError>),
     /// Another daemon listens there.
     #[error("another daemon listens on {}", .0.display())]
     SocketTaken(PathBuf),
@@ -74,6 +74,12 @@ pub enum DaemonError {
     Background(String),
 }
 
+impl From<UpdateError> for DaemonError {
+    fn from(error: UpdateError) -> DaemonError {
+        DaemonError::Updates(Box::new(error))
+    }
+}
+
 impl DaemonError {
     fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> DaemonError {
         let action = action.into();
@@ -90,7 +96,7 @@ impl DaemonError {
     pub fn hint(&self) -> Option<String> {
         match self {
             DaemonError::Store(error) => error::api_error(error).hint,
-            DaemonError::Updates(error) => error::Told::told(error).hint,
+            DaemonError::Updates(error) => error::Told::told(&**error).hint,
             DaemonError::SocketTaken(_) => {
                 Some("stop it, or give this one another --socket and --store".to_owned())
             }
@@ -186,6 +192,8 @@ async fn serve(
         };
         let deadline = async {
             wait_for_end(ending.clone()).await;
+            // Whoever follows an update would be waited for otherwise.
+            updates.end();
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {

@@ -269,8 +269,8 @@ fn updates_are_planned_and_what_cannot_be_is_refused() {
     let Event::Result { value } = plan(json!({"selector": {"tier": "1"}, "mode": "plan"})) else {
         panic!("no plan")
     };
-    let to = |number: usize| value["ves"][0]["to"][number]["spec"]["version"].clone();
-    assert_eq!((value["ves"][0]["state"].clone(), to(0)), (json!("pending"), json!("12.1")));
+    let ve = &value["ves"][0];
+    assert_eq!((&ve["state"], &ve["to"][0]["spec"]), (&json!("pending"), &json!("debian@12.1")));
     for (body, code) in [
         (json!({}), ErrorCode::Invalid),
         (json!({"all": true, "ves": ["web"]}), ErrorCode::Invalid),

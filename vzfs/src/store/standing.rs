@@ -23,6 +23,8 @@ pub struct VeStanding {
     pub stack: Vec<StackItem>,
     /// Where it is mounted.
     pub mounted: Option<PathBuf>,
+    /// Whether it is to be mounted whenever the daemon starts.
+    pub wanted: bool,
 }
 
 /// Somebody who may still move VEs to stacks that they do not have: forward, or back to where they were.
@@ -87,5 +89,6 @@ fn standing(slot: &Slot) -> VeStanding {
         labels: shown.record.labels.clone(),
         stack: shown.record.stack.clone(),
         mounted: shown.mounted.clone(),
+        wanted: shown.record.mountpoint.is_some(),
     }
 }

@@ -22,6 +22,8 @@ pub struct Member {
     pub stack: Vec<StackItem>,
     /// Where it is mounted.
     pub mounted: Option<PathBuf>,
+    /// Whether it is to be mounted whenever the daemon starts.
+    pub wanted: bool,
 }
 
 /// How a command in a VE ended.

@@ -135,12 +135,19 @@ impl Updates {
         }
     }
 
-    /// Ends the service: VEs that are being moved are waited for, commands in VEs are ended, and everything goes on with [`Updates::go_on`].
-    pub fn close(&self) {
+    /// Begins to end the service, without waiting: nothing new begins, commands in VEs are ended, followers are told. Everything goes on with
+    /// [`Updates::go_on`] in the next daemon.
+    pub fn end(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        let mut state = self.state.lock();
         // Under the lock, so that nobody who has looked at `closing` and is about to wait misses it.
+        let _state = self.state.lock();
         self.changed.notify_all();
+    }
+
+    /// Ends the service, and waits for the VEs that are being moved.
+    pub fn close(&self) {
+        self.end();
+        let mut state = self.state.lock();
         while state.rollouts.values().any(|live| live.driven) {
             self.changed.wait(&mut state);
         }

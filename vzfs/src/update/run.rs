@@ -266,17 +266,17 @@ impl Updates {
                 self.rebase(id, at, ve, &member)
             }
             Standing::AtTo(_) => {
-                self.end(id, at, ve, RolloutVeState::Current, "it was moved there meanwhile".to_owned())
+                self.conclude(id, at, ve, RolloutVeState::Current, "it was moved there meanwhile".to_owned())
             }
             Standing::Elsewhere(why) => self.leave_alone(id, at, ve, why),
         }
     }
 
     fn leave_alone(&self, id: u64, at: usize, ve: RolloutVe, why: String) -> Result<(), Halt> {
-        self.end(id, at, ve, RolloutVeState::Left, why)
+        self.conclude(id, at, ve, RolloutVeState::Left, why)
     }
 
-    pub(super) fn end(
+    pub(super) fn conclude(
         &self,
         id: u64,
         at: usize,
@@ -318,7 +318,7 @@ impl Updates {
                 Standing::AtTo(member) => self.moved_unseen(id, at, ve, &member, &error.to_string()),
                 Standing::AtFrom(_) | Standing::Elsewhere(_) => {
                     tracing::warn!(update = id, ve = %ve.ve, %error, "a VE was not moved");
-                    self.end(id, at, ve, RolloutVeState::Failed, error.to_string())
+                    self.conclude(id, at, ve, RolloutVeState::Failed, error.to_string())
                 }
             },
         }

@@ -6,12 +6,15 @@ use std::time::Duration;
 use super::run::Halt;
 use super::{Ran, Updates};
 use crate::api::{
-    CheckResult, RebaseReport, ReportSummary, RolloutOptions, RolloutVe, RolloutVeState, StaleProcess,
+    CheckResult, RebaseReport, ReportSummary, RolloutOptions, RolloutState, RolloutVe, RolloutVeState,
+    StaleProcess,
 };
 use crate::types::{VeId, VeName};
 
 /// How long making a derived file anew may take.
 const GENERATE_LIMIT: Duration = Duration::from_secs(300);
+/// What is said of a VE whose check nobody waited for.
+const UNCHECKED: &str = "not checked, as the update was stopped";
 
 impl Updates {
     /// Gives a VE that was moved its result. Everything here may be done again after a crash.
@@ -30,11 +33,11 @@ impl Updates {
         let report = self.journal.report(id, ve.id)?;
         let Some(member) = self.fleet.member(ve.id) else {
             let why = "it was moved, and removed before it was looked at".to_owned();
-            return self.end(id, at, ve, RolloutVeState::Left, why);
+            return self.conclude(id, at, ve, RolloutVeState::Left, why);
         };
         let has_commands =
             options.check.is_some() || report.as_ref().is_some_and(|report| !report.generate.is_empty());
-        if has_commands && member.mounted.is_none() && !ve.mounted_for_commands {
+        if has_commands && member.mounted.is_none() && !member.wanted && !ve.mounted_for_commands {
             ve.mounted_for_commands = true;
             self.keep_ve(id, at, ve.clone())?;
         }
@@ -51,7 +54,8 @@ impl Updates {
             self.remember_shadows(id, ve.id, &report)?;
         }
         let (state, why) = match &options.check {
-            Some(check) => self.check(&member.name, check, &options, &mut ve)?,
+            Some(_) if self.has_stopped(id) => (RolloutVeState::Done, Some(UNCHECKED.to_owned())),
+            Some(check) => self.check(id, &member.name, check, &options, &mut ve)?,
             None => (RolloutVeState::Done, None),
         };
         if ve.mounted_for_commands {
@@ -74,7 +78,7 @@ impl Updates {
         }
         let mut notes = Vec::new();
         for (command, paths) in by_command {
-            let failed = match self.run(name, command, GENERATE_LIMIT)? {
+            let failed = match self.run(name, command, GENERATE_LIMIT, &|| self.is_closing())? {
                 Ok(Ran { code: Some(0), .. }) => continue,
                 Ok(ran) => told(&ran, GENERATE_LIMIT),
                 Err(why) => why,
@@ -88,15 +92,26 @@ impl Updates {
         Ok(())
     }
 
+    /// Whether somebody has ended the rollout: then nobody waits for checks.
+    fn has_stopped(&self, id: u64) -> bool {
+        let state = self.state.lock();
+        state.rollouts.get(&id).is_none_or(|live| live.head.state == RolloutState::Stopped)
+    }
+
     fn check(
         &self,
+        id: u64,
         name: &VeName,
         command: &str,
         options: &RolloutOptions,
         ve: &mut RolloutVe,
     ) -> Result<(RolloutVeState, Option<String>), Halt> {
         let limit = Duration::from_secs(options.check_timeout_secs);
-        let (result, why) = match self.run(name, command, limit)? {
+        let give_up = || self.is_closing() || self.has_stopped(id);
+        let (result, why) = match self.run(name, command, limit, &give_up)? {
+            Ok(Ran { code: None, .. }) if self.has_stopped(id) => {
+                return Ok((RolloutVeState::Done, Some(UNCHECKED.to_owned())));
+            }
             Ok(ran) => {
                 let millis = u64::try_from(ran.took.as_millis()).unwrap_or(u64::MAX);
                 let (code, timed_out) = (ran.code, ran.code.is_none());
@@ -113,8 +128,14 @@ impl Updates {
         Ok((state, why))
     }
 
-    fn run(&self, name: &VeName, command: &str, limit: Duration) -> Result<Result<Ran, String>, Halt> {
-        let ran = self.fleet.run(name, command, limit, &|| self.is_closing());
+    fn run(
+        &self,
+        name: &VeName,
+        command: &str,
+        limit: Duration,
+        give_up: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Result<Ran, String>, Halt> {
+        let ran = self.fleet.run(name, command, limit, give_up);
         // What was ended because the daemon ends says nothing about the VE.
         if self.is_closing() {
             return Err(Halt::Closing);

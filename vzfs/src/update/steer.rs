@@ -244,7 +244,12 @@ impl Updates {
                 return Err(UpdateError::NotMoved { id, what: format!("VE {name}") });
             }
         }
-        let moved = ves.into_iter().filter(|ve| ve.state.is_moved());
+        // One that is being moved still, of a rollout that nobody works on, may have its new stack (U4).
+        let may_have_moved = |ve: &RolloutVe| {
+            ve.state.is_moved()
+                || ve.state == RolloutVeState::Moving && matches!(self.standing(ve), Standing::AtTo(_))
+        };
+        let moved = ves.into_iter().filter(may_have_moved);
         let moved = moved.filter(|ve| only.is_empty() || only.contains(&ve.ve));
         let mut back: Vec<RolloutVe> = moved.map(|ve| self.way_back_of(ve)).collect();
         if back.is_empty() {

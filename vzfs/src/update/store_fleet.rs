@@ -41,8 +41,8 @@ impl Updates {
 
 impl From<VeStanding> for Member {
     fn from(ve: VeStanding) -> Member {
-        let VeStanding { id, name, labels, stack, mounted } = ve;
-        Member { id, name, labels, stack, mounted }
+        let VeStanding { id, name, labels, stack, mounted, wanted } = ve;
+        Member { id, name, labels, stack, mounted, wanted }
     }
 }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::state::{Live, State};
 use super::{UpdateError, Updates};
-use crate::api::{Rollout, RolloutCounts, RolloutState, RolloutVe, RolloutVeDetail, RolloutVeState};
+use crate::api::{Rollout, RolloutCounts, RolloutState, RolloutVe, RolloutVeDetail};
 use crate::store::Events;
 use crate::types::VeName;
 
 /// How often a follower looks whether anybody still listens.
 const LOOK: Duration = Duration::from_millis(500);
+/// The least time between two looks.
+const BREATH: Duration = Duration::from_millis(50);
 
 impl Updates {
     /// All rollouts, the newest first, without their VEs.
@@ -51,20 +53,22 @@ impl Updates {
     pub fn follow(&self, id: u64, told: u64, events: &dyn Events) -> Result<Rollout, UpdateError> {
         let mut told = usize::try_from(told).unwrap_or(usize::MAX);
         loop {
-            let (rollout, news) = {
+            let (running, counts, step, news) = {
                 let state = self.state.lock();
                 let live = state.rollouts.get(&id).ok_or(UpdateError::Unknown(id))?;
-                (shown(&state, live, true), lines(live, told))
+                let running = live.shown_state() == RolloutState::Running;
+                (running, RolloutCounts::of(&live.ves), step(live), lines(live, told))
             };
             told += news.len();
             for line in &news {
                 events.log(line);
             }
-            let counts = rollout.counts;
-            events.progress(counts.done + counts.failed, Some(counts.to_move), "VEs", step(&rollout));
-            if rollout.head.state != RolloutState::Running || events.is_gone() {
-                return Ok(rollout);
+            events.progress(counts.done + counts.failed, Some(counts.to_move), "VEs", step);
+            if !running || events.is_gone() {
+                return self.rollout(id);
             }
+            // Nobody reads faster, and each look goes through all VEs.
+            std::thread::sleep(BREATH);
             let mut state = self.state.lock();
             if self.is_closing() {
                 return Err(UpdateError::Closing);
@@ -95,16 +99,12 @@ fn shown(state: &State, live: &Live, with_ves: bool) -> Rollout {
     }
 }
 
-fn step(rollout: &Rollout) -> &'static str {
-    match rollout.batch {
-        None => "updating",
-        Some(batch) if rollout.head.wait.is_some_and(|wait| wait.before_batch == batch) => {
-            let begun =
-                rollout.ves.iter().any(|ve| ve.batch == Some(batch) && ve.state != RolloutVeState::Pending);
-            if begun { "updating" } else { "pausing" }
-        }
-        Some(0) if rollout.head.options.canary.is_some() => "canaries",
-        Some(_) => "updating",
+fn step(live: &Live) -> &'static str {
+    let pausing = |batch| live.head.wait.is_some_and(|wait| wait.before_batch == batch);
+    match live.open_batch() {
+        Some(batch) if pausing(batch) && !live.has_begun(batch) => "pausing",
+        Some(0) if live.head.options.canary.is_some() => "canaries",
+        _ => "updating",
     }
 }
 

@@ -10,10 +10,13 @@ use crate::api::StackItem;
 struct Outcome {
     stacks: BTreeMap<String, Vec<StackItem>>,
     /// State of each rollout, and of its VEs with what moving them did.
-    rollouts: Vec<(RolloutState, Vec<(String, &'static str, Option<u64>)>)>,
+    rollouts: Vec<(RolloutState, Vec<VeOutcome>)>,
     shadowed: Vec<(String, String)>,
     mounted: Vec<String>,
 }
+
+/// Name, state, how many files it does not show.
+type VeOutcome = (String, &'static str, Option<u64>);
 
 fn outcome(fakes: &Fakes, updates: &Updates) -> Outcome {
     let mut rollouts = Vec::new();

@@ -45,6 +45,8 @@ pub(super) struct World {
     generate: Vec<Generate>,
     /// Code and output of commands, by VE or by command.
     answers: BTreeMap<String, (i32, String)>,
+    /// VEs in which commands do not end.
+    hanging: BTreeSet<String>,
     pub(super) ran: Vec<(String, String)>,
     pub(super) moved: Vec<String>,
     slow: Duration,
@@ -109,7 +111,8 @@ impl Fakes {
         world.next += 1;
         let id = VeId(u32::try_from(world.next).expect("few") + 100);
         let stack = stack.iter().map(|spec| item(spec)).collect();
-        let member = Member { id, name: ve_name(name), labels: BTreeMap::new(), stack, mounted: None };
+        let member =
+            Member { id, name: ve_name(name), labels: BTreeMap::new(), stack, mounted: None, wanted: false };
         world.members.insert(id, member);
     }
 
@@ -177,6 +180,11 @@ impl Fakes {
     /// What every command in a VE answers.
     pub(super) fn answer(&self, name: &str, code: i32, output: &str) {
         self.0.lock().answers.insert(name.to_owned(), (code, output.to_owned()));
+    }
+
+    /// Lets commands in a VE last until they are given up.
+    pub(super) fn hang(&self, name: &str) {
+        self.0.lock().hanging.insert(name.to_owned());
     }
 
     /// What a command answers in every VE.
@@ -360,7 +368,19 @@ impl Fleet for Fakes {
         Ok(())
     }
 
-    fn run(&self, ve: &VeName, command: &str, _: Duration, _: &(dyn Fn() -> bool + Sync)) -> io::Result<Ran> {
+    fn run(
+        &self,
+        ve: &VeName,
+        command: &str,
+        _: Duration,
+        give_up: &(dyn Fn() -> bool + Sync),
+    ) -> io::Result<Ran> {
+        let hangs = self.0.lock().hanging.contains(ve.as_str());
+        if hangs {
+            self.0.lock().ran.push((ve.to_string(), command.to_owned()));
+            self.until(|| give_up().then_some(()));
+            return Ok(Ran { code: None, output: String::new(), took: Duration::ZERO });
+        }
         let mut world = self.0.lock();
         if !world.step() {
             return Err(io::Error::other("no power"));

@@ -4,6 +4,7 @@
 
 mod crash;
 mod fake;
+mod records;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,7 +20,13 @@ fn all() -> UpdateRequest {
 
 /// Waits until a rollout is not running.
 fn finished(updates: &Updates, id: u64) -> Rollout {
-    updates.follow(id, 0, &()).expect("followed")
+    loop {
+        let rollout = updates.rollout(id).expect("known");
+        if rollout.head.state != RolloutState::Running {
+            return rollout;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn run(updates: &Arc<Updates>, request: &UpdateRequest) -> Rollout {
@@ -463,7 +470,7 @@ fn each_ve_is_told_of_once() {
     let heard = Heard::default();
     updates.follow(id, 0, &heard).expect("followed");
     let lines = heard.0.into_inner();
-    assert_eq!(lines[0], "ve-1: done, 4 taken, 1 SHADOWED");
+    assert_eq!(lines[0], "ve-1: done, 5 taken, 1 SHADOWED");
     assert!(lines.contains(&"ve-5: failed, its disk is full".to_owned()), "{lines:?}");
     assert_eq!(lines.len(), 5);
     let rest = Heard::default();
@@ -489,4 +496,34 @@ fn requests_that_contradict_themselves_are_refused() {
     }
     let unknown = updates.plan(&named("nobody"), &());
     assert!(matches!(unknown, Err(UpdateError::Store(StoreError::UnknownVe(_)))));
+}
+
+#[test]
+fn checks_are_not_waited_for_when_it_is_stopped() {
+    let fakes = Fakes::with(4, &["os@1"]);
+    // The check of the canary lasts until somebody gives it up.
+    fakes.hang("ve-1");
+    let updates = fakes.open();
+    let request = UpdateRequest { check: Some("true".to_owned()), ..all() };
+    let id = updates.start(&request).expect("begins").head.id;
+    fakes.until(|| (!fakes.ran().is_empty()).then_some(()));
+    let back = updates.roll_back(id, &[]).expect("begins").head.id;
+    assert_eq!(states(&finished(&updates, back)), [("ve-1", "done")].into());
+    let rollout = updates.rollout(id).expect("known");
+    assert_eq!(ve(&rollout, "ve-1").why.as_deref(), Some("not checked, as the update was stopped"));
+    assert!(fakes.stacks().values().all(|stack| *stack == vec![item("os@1")]));
+}
+
+#[test]
+fn a_ve_that_was_moved_without_a_record_is_brought_back_too() {
+    let fakes = Fakes::with(1, &["os@1"]);
+    // A number, the VE, the head, `moving`, the move itself: and then the disk is full.
+    fakes.power(Some(5));
+    let updates = fakes.open();
+    let id = updates.start(&all()).expect("begins").head.id;
+    assert_eq!(finished(&updates, id).head.state, RolloutState::Paused);
+    fakes.power(None);
+    let back = updates.roll_back(id, &[]).expect("begins").head.id;
+    assert_eq!(states(&finished(&updates, back)), [("ve-1", "done")].into());
+    assert_eq!(fakes.stack("ve-1"), [item("os@1")]);
 }
