@@ -581,7 +581,7 @@ fn names() -> impl Strategy<Value = Op> {
     let too_long = "l".repeat(256);
     let targets = select(vec!["a", "d", "../a", "d/e", "nowhere", ".", ""]).prop_map(str::to_owned);
     let targets =
-        prop_oneof![8 => targets, 1 => select(vec![4095, 4096, 200]).prop_map(|len: usize| "y".repeat(len))];
+        prop_oneof![8 => targets, 1 => select(vec![1023, 4096, 200]).prop_map(|len: usize| "y".repeat(len))];
     prop_oneof![
         4 => (path(), modes()).prop_map(|(path, mode)| Op::Mkdir { path, mode }),
         4 => path().prop_map(|path| Op::Rmdir { path }),

@@ -11,7 +11,7 @@ const HANDLE_BYTES: usize = 128;
 
 /// What name_to_handle_at(2) tells.
 #[repr(C)]
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 pub(super) struct Handle {
     bytes: u32,
     kind: i32,

@@ -43,12 +43,17 @@ impl Side {
         let to = root.to_owned();
         let thread = std::thread::spawn(move || {
             raw::unshare_fs().expect("a thread may have its own root");
+            let outside = Inner::root();
             rustix::process::chroot(&to).expect("the tree is there");
             rustix::process::chdir("/").expect("the tree has a root");
             let mut inner = Inner::default();
             for job in queue {
                 job(&mut inner);
             }
+            // The kernel lets go of a thread's root only after others know that the thread has ended.
+            drop(inner);
+            rustix::process::fchdir(&outside).expect("the old root is there");
+            rustix::process::chroot(".").expect("root may");
         });
         Side { root: root.to_owned(), jobs: Some(jobs), thread: Some(thread) }
     }

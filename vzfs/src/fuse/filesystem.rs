@@ -110,7 +110,7 @@ impl Filesystem for Dispatch {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<std::time::SystemTime>,
-        fh: Option<FileHandle>,
+        _fh: Option<FileHandle>,
         _crtime: Option<std::time::SystemTime>,
         _chgtime: Option<std::time::SystemTime>,
         _bkuptime: Option<std::time::SystemTime>,
@@ -122,12 +122,15 @@ impl Filesystem for Dispatch {
             uid,
             gid,
             size,
-            through_handle: fh.is_some(),
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
         let rights = self.rights(req);
         let done = ino(node).and_then(|ino| {
+            if set == SetAttr::default() && !self.writers.any(ino) {
+                // Nobody can be about to write.
+                return self.volume.chown_nothing(ino, rights);
+            }
             let owned = uid.is_some() || gid.is_some();
             let copies = owned && self.overlays.copies(req.pid(), ino);
             let attr = self.volume.set_attr(ino, set, rights.copying(copies))?;

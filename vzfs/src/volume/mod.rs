@@ -95,6 +95,11 @@ pub trait Rights {
     /// `CAP_FSETID` over such files.
     fn keeps_setgid(&self, uid: u32, gid: u32) -> bool;
 
+    /// Whether the mode of a file of this owner may be changed: the caller is the owner, or has `CAP_FOWNER` over such files.
+    fn may_change_mode(&self, _uid: u32) -> bool {
+        false
+    }
+
     /// Whether a new owner leaves setuid, setgid and capabilities alone: not for chown(2), but for who copies a file with them.
     fn keeps_all_on_chown(&self) -> bool {
         false
@@ -110,6 +115,10 @@ impl Rights for Caller {
     fn keeps_setgid(&self, _uid: u32, gid: u32) -> bool {
         self.uid == 0 || self.gid == gid
     }
+
+    fn may_change_mode(&self, uid: u32) -> bool {
+        self.uid == 0 || self.uid == uid
+    }
 }
 
 /// Everything, or nothing.
@@ -119,6 +128,10 @@ impl Rights for bool {
     }
 
     fn keeps_setgid(&self, _uid: u32, _gid: u32) -> bool {
+        *self
+    }
+
+    fn may_change_mode(&self, _uid: u32) -> bool {
         *self
     }
 }
@@ -135,14 +148,23 @@ pub struct Volume {
     names: RwLock<()>,
     /// Taken after `names`.
     opens: Mutex<Opens>,
-    /// Names that relabels gave to other inodes, until somebody who caches names asks. Taken after `names`.
-    relabelled: Mutex<Vec<(Ino, Name)>>,
+    /// What relabels changed, until somebody who caches it asks. Taken after `names`.
+    relabelled: Mutex<Relabelled>,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
     first_number: u64,
     /// Taken last.
     numbers: Mutex<std::ops::Range<u64>>,
     /// Taken before `names`.
     copying: [Mutex<()>; COPY_STRIPES],
+}
+
+/// What relabels have changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Relabelled {
+    /// The inodes that have lost their names.
+    pub inodes: Vec<Ino>,
+    /// The names that belong to others now.
+    pub names: Vec<(Ino, Name)>,
 }
 
 /// An inode, from whichever side has it.
@@ -173,7 +195,7 @@ impl Volume {
             names: RwLock::new(()),
             opens: Mutex::default(),
             clock: Clock::new(),
-            relabelled: Mutex::new(Vec::new()),
+            relabelled: Mutex::default(),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
         })
@@ -285,8 +307,8 @@ impl Volume {
         Ok(self.meta.sync()?)
     }
 
-    /// The names that relabels have given to other inodes since the last call.
-    pub fn take_relabelled(&self) -> Vec<(Ino, Name)> {
+    /// What relabels have changed since the last call.
+    pub fn take_relabelled(&self) -> Relabelled {
         std::mem::take(&mut *self.relabelled.lock())
     }
 
@@ -359,11 +381,21 @@ impl Volume {
                 (attr.size, attr.blocks) = (host.size, host.blocks);
                 (attr.atime, attr.mtime) = (host.atime, host.mtime);
                 if host.ctime > *stamp {
-                    attr.ctime = record.ctime.max(host.ctime);
+                    // The kernel may have stamped what the clock said last.
+                    attr.ctime = host.ctime.max(record.ctime.next());
                 }
             }
         }
         Ok(attr)
+    }
+
+    /// Moves the ctime of a record that is about to be written.
+    fn stamp(&self, record: &mut InodeRecord, now: Timestamp) -> Result<()> {
+        record.ctime = now;
+        if let PrivateContent::Data { id, stamp } = &mut record.content {
+            *stamp = self.data.stat(*id)?.ctime;
+        }
+        Ok(())
     }
 
     /// The next number of the counter (V3).

@@ -91,11 +91,14 @@ impl Volume {
         if self.find(dir, name)?.is_some() {
             return Err(VolumeError::Exists);
         }
-        let record = new_record(&parent, dir, new, caller, content, self.clock.now());
+        let now = self.clock.now();
+        // A data file has its times from the host.
+        let born = if let PrivateContent::Data { stamp, .. } = &content { *stamp } else { now };
+        let record = new_record(&parent, dir, new, caller, content, born);
         if new.kind == FileKind::Dir {
             parent.nlink = parent.nlink.checked_add(1).ok_or(VolumeError::TooManyLinks)?;
         }
-        touch(&mut parent, record.ctime);
+        touch(&mut parent, now);
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
         batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
@@ -124,7 +127,7 @@ impl Volume {
         let mut record = self.pin(ino, node, &mut batch);
         let now = self.clock.now();
         record.nlink += 1;
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         touch(&mut parent, now);
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
@@ -243,7 +246,7 @@ impl Volume {
         batch: &mut Changes<'_>,
     ) -> Result<()> {
         let mut record = self.pin(ino, self.node(ino)?, batch);
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         if record.kind == FileKind::Dir {
             record.parent = dir.get();
         }
@@ -279,7 +282,7 @@ impl Volume {
     fn drop_name(&self, ino: Ino, now: Timestamp, batch: &mut Changes<'_>) -> Result<()> {
         let mut record = self.pin(ino, self.node(ino)?, batch);
         record.nlink = if record.kind == FileKind::Dir { 0 } else { record.nlink.saturating_sub(1) };
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         batch.put_inode(ino, &record);
         Ok(())
     }
