@@ -25,6 +25,7 @@
 
 mod detach;
 mod execute;
+mod generate;
 mod known;
 pub mod ops;
 mod pair;

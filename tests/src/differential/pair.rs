@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::detach::{self, Prepared};
 use super::execute::{Answer, Seen, execute, perform};
+use super::generate::step;
 use super::known;
-use super::ops::{Op, Step, step};
+use super::ops::{Op, Step};
 use super::side::Side;
 use super::snapshot::{Depth, Snapshot};
 use super::stat::{Key, Relation, Stat};

@@ -74,9 +74,11 @@ fn every_change_moves_ctime() {
             0 => std::os::unix::fs::FileExt::write_all_at(&*open.file, b"x", number).expect("write"),
             1 => {
                 let perm = SetAttr { perm: Some(0o644), ..SetAttr::default() };
-                drop(scene.volume.set_attr(hosts, perm, Caller::ROOT).expect("chmod"));
+                scene.volume.set_attr(hosts, perm, Caller::ROOT).expect("chmod");
             }
-            2 => drop(scene.volume.link(hosts, Ino::ROOT, name("link")).expect("link")),
+            2 => {
+                scene.volume.link(hosts, Ino::ROOT, name("link")).expect("link");
+            }
             _ => scene.volume.unlink(Ino::ROOT, name("link")).expect("unlink"),
         }
         let ctime = scene.volume.attr(hosts).expect("attr").ctime;
