@@ -278,7 +278,8 @@ impl Run {
                 });
             }
             Op::Xattr { ino, name, value, mode } => {
-                let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace, XattrMode::Neither][*mode as usize % 4];
+                let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace, XattrMode::Neither]
+                    [*mode as usize % 4];
                 let ino = self.ino(ino)?;
                 if volume.set_xattr(ino, name, value, mode, Caller { uid: 7, gid: 7 }).is_ok() {
                     let _ = volume.xattr(ino, name);
