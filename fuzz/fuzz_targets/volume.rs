@@ -188,8 +188,7 @@ impl Run {
             }
             Op::Attr { ino } => {
                 let ino = self.ino(ino)?;
-                let _ =
-                    (volume.attr(ino), volume.attr_of_handle(ino), volume.read_link(ino), volume.parent(ino));
+                let _ = (volume.attr(ino), volume.read_link(ino), volume.parent(ino));
             }
             Op::SetAttr { ino, set, uid } => {
                 let time = |(secs, nanos): (i64, u32)| SetTime::At(Timestamp::new(secs, nanos));

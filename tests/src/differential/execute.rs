@@ -95,9 +95,7 @@ pub(super) fn execute(inner: &mut Inner, step: &Step) -> Answer {
 /// Does an operation with the rights that the thread has.
 pub(super) fn perform(inner: &mut Inner, op: &Op) -> Answer {
     match op {
-        op @ (Op::Open { .. } | Op::Close { .. } | Op::Handle { .. } | Op::OpenHandle { .. }) => {
-            descriptors(inner, op)
-        }
+        op @ (Op::Open { .. } | Op::Close { .. } | Op::Handle { .. }) => descriptors(inner, op),
         op @ (Op::Mkdir { .. }
         | Op::Rmdir { .. }
         | Op::Mknod { .. }
@@ -159,24 +157,14 @@ fn descriptors(inner: &mut Inner, op: &Op) -> Answer {
             inner.slots[usize::from(*slot)] = None;
             Ok(Seen::Nothing)
         }
-        Op::Handle { slot, target } => {
+        Op::Handle { target } => {
             let (at, path, flags) = match target {
                 Target::Path(path) => (CWD, path.as_str(), libc::AT_SYMLINK_FOLLOW),
                 Target::Link(path) => (CWD, path.as_str(), 0),
                 Target::Slot(slot) => (inner.fd(*slot)?.as_fd(), "", libc::AT_EMPTY_PATH),
             };
             let path = CString::new(path).map_err(|_| Errno::INVAL)?;
-            let handle = raw::name_to_handle(at, &path, flags).map_err(|error| errno(&error))?;
-            inner.handles[usize::from(*slot)] = Some(handle);
-            Ok(Seen::Nothing)
-        }
-        Op::OpenHandle { slot } => {
-            inner.slots[usize::from(*slot)] = None;
-            let handle = inner.handles[usize::from(*slot)].as_ref().ok_or(Errno::BADF)?;
-            let fd = raw::open_handle(Inner::root().as_fd(), handle).map_err(|error| errno(&error))?;
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            inner.slots[usize::from(*slot)] = Some(Slot { fd, flags });
-            Ok(Seen::Nothing)
+            done(raw::name_to_handle(at, &path, flags).map_err(|error| errno(&error)))
         }
         _ => Err(Errno::NOSYS),
     }
@@ -372,6 +360,7 @@ fn list(path: &str, chunk: usize, meanwhile: Option<&Meanwhile>) -> Answer {
                 Meanwhile::Create(name) => {
                     // Through a link another name would appear.
                     let flags = OFlags::CREATE
+                        | OFlags::EXCL
                         | OFlags::NOFOLLOW
                         | OFlags::WRONLY
                         | OFlags::NONBLOCK

@@ -251,8 +251,7 @@ fn attributes() -> impl Strategy<Value = Op> {
         1 => target().prop_map(|target| Op::Stat { target }),
         2 => (path(), select(vec![1usize, 3, 100]), weighted(0.6, changes))
             .prop_map(|(path, chunk, meanwhile)| Op::List { path, chunk, meanwhile }),
-        1 => (slot(), target()).prop_map(|(slot, target)| Op::Handle { slot, target }),
-        1 => slot().prop_map(|slot| Op::OpenHandle { slot }),
+        1 => target().prop_map(|target| Op::Handle { target }),
     ]
 }
 

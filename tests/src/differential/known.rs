@@ -33,8 +33,8 @@ pub(super) fn left_out(inner: &mut Inner, step: &Step) -> bool {
 pub(super) struct Before {
     if_done: Vec<(OwnedFd, Stat)>,
     if_refused: Vec<(OwnedFd, Stat)>,
-    /// The directory of the name that a rename takes away: afterwards the path may lead elsewhere.
-    from: Option<OwnedFd>,
+    /// The directory of the name that a rename takes away, as afterwards the path may lead elsewhere; and the file.
+    from: Option<(OwnedFd, Key)>,
 }
 
 /// Looks at the plain tree before a step.
@@ -56,7 +56,8 @@ pub(super) fn before(inner: &mut Inner, step: &Step, fs: HostFs) -> Before {
                     let stat = Stat::of(&dir, c"", AtFlags::EMPTY_PATH)?;
                     before.if_refused.push((dir, stat));
                 } else {
-                    before.from = Some(dir);
+                    let file = Stat::of(&dir, split(from).1, AtFlags::SYMLINK_NOFOLLOW)?;
+                    before.from = Some((dir, file.key()));
                 }
             }
             Op::Write { slot, .. } => {
@@ -90,6 +91,9 @@ pub(super) fn after(
         put_back(fd.as_fd(), &stat).expect("what was there is there");
         moved.push(stat.key());
     }
+    if let (Op::Handle { .. }, Ok(_)) = (&step.op, &answer) {
+        return (Err(Errno::OPNOTSUPP), moved);
+    }
     if fs == HostFs::Xfs {
         return as_ext4_would(inner, step, before.from.as_ref(), answer, moved);
     }
@@ -118,7 +122,7 @@ fn named(path: &str) -> Result<(OwnedFd, Stat), Errno> {
 fn as_ext4_would(
     inner: &mut Inner,
     step: &Step,
-    dir: Option<&OwnedFd>,
+    renamed: Option<&(OwnedFd, Key)>,
     answer: Answer,
     mut moved: Vec<Key>,
 ) -> (Answer, Vec<Key>) {
@@ -130,8 +134,8 @@ fn as_ext4_would(
             Err(Errno::NOTEMPTY)
         }
         (Op::Rename { from, flag: RenameFlag::Whiteout, .. }, Ok(seen)) => {
-            let dir = dir.expect("what was renamed was somewhere");
-            let made = inner.within(step.by, 0, step.cwd, |_| make_whiteout_again(dir, split(from).1));
+            let (dir, file) = renamed.expect("what was renamed was somewhere");
+            let made = inner.within(step.by, 0, step.cwd, |_| make_whiteout_again(dir, split(from).1, *file));
             made.map(|()| seen)
         }
         (Op::Truncate { path, .. }, Ok(seen)) => {
@@ -157,9 +161,9 @@ fn as_ext4_would(
     (answer, moved)
 }
 
-fn make_whiteout_again(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
+fn make_whiteout_again(dir: &OwnedFd, name: &str, renamed: Key) -> Result<(), Errno> {
     let device = Stat::of(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if device.kind != FileType::CharacterDevice || device.rdev != (0, 0) {
+    if device.key() == renamed {
         // Both names were one file's.
         return Ok(());
     }

@@ -342,14 +342,9 @@ pub enum Op {
         chunk: usize,
         meanwhile: Option<Meanwhile>,
     },
-    /// name_to_handle_at(2), kept beside the slots.
+    /// name_to_handle_at(2).
     Handle {
-        slot: u8,
         target: Target,
-    },
-    /// open_by_handle_at(2), for reading.
-    OpenHandle {
-        slot: u8,
     },
     Lock {
         slot: u8,

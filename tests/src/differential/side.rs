@@ -12,7 +12,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use rustix::{fs::Gid, fs::Uid};
 
 use super::ops::{SLOTS, User};
-use super::raw::{self, Handle};
+use super::raw;
 
 /// An open descriptor.
 pub(super) struct Slot {
@@ -24,7 +24,6 @@ pub(super) struct Slot {
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) slots: [Option<Slot>; SLOTS as usize],
-    pub(super) handles: [Option<Handle>; SLOTS as usize],
 }
 
 type Job = Box<dyn FnOnce(&mut Inner) + Send>;
@@ -68,12 +67,9 @@ impl Side {
 
     /// Closes everything, leaves the tree, does `meanwhile` and enters it again.
     pub(super) fn reenter(&mut self, meanwhile: impl FnOnce()) {
-        // Handles name files for ever, also across a remount.
-        let handles = self.run(|inner| std::mem::take(&mut inner.handles));
         self.leave();
         meanwhile();
         *self = Side::enter(&self.root);
-        self.run(|inner| inner.handles = handles);
     }
 
     fn leave(&mut self) {

@@ -240,31 +240,6 @@ impl Volume {
         self.attr_of(ino, &self.node(ino)?)
     }
 
-    /// As [`Volume::attr`], for a number that somebody has kept in a file handle: the inode may be gone for long.
-    pub fn attr_of_handle(&self, ino: Ino) -> Result<Attr> {
-        let _shared = self.names.read();
-        let node = self.node(ino)?;
-        if !self.exists(ino)? {
-            return Err(VolumeError::NotFound);
-        }
-        self.attr_of(ino, &node)
-    }
-
-    /// Whether an inode has a record, or is one of the base's that the VE still shows: those that it removed have none any more. The caller
-    /// holds `names`.
-    fn exists(&self, ino: Ino) -> Result<bool> {
-        if ino == Ino::ROOT || self.meta.inode(self.ve, ino)?.is_some() {
-            return Ok(true);
-        }
-        let Some(view) = self.base.node(ino) else { return Ok(false) };
-        for (dir, name) in view.names() {
-            if self.meta.entry(self.ve, dir, name)?.is_none() && self.exists(dir)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _shared = self.names.read();

@@ -1,4 +1,4 @@
-//! Attributes, times and handles.
+//! Attributes, times and open files.
 
 use super::*;
 
@@ -158,26 +158,6 @@ fn regression_a_directory_made_before_a_write_is_not_newer() {
         let written = scene.volume.attr(hosts).expect("attr").mtime;
         assert!(written >= dir.mtime, "{number}: {:?} before {:?}", written, dir.mtime);
     }
-}
-
-/// A number in a file handle outlives the inode; the base knows it still.
-#[test]
-fn regression_a_handle_of_a_removed_template_file_does_not_bring_it_back() {
-    let store = Store::new();
-    let scene = Scene::new(&store, store.base());
-    let (dir, sub, file) = (scene.at("dir"), scene.at("dir/sub"), scene.at("dir/sub/file"));
-    let handle = |ino| plain(scene.volume.attr_of_handle(ino)).map(|attr| attr.ino);
-    assert_eq!(handle(file), Ok(file));
-    scene.volume.rename(dir, name("sub"), Ino::ROOT, name("moved"), RenameMode::Replace).expect("rename");
-    assert_eq!((handle(file), handle(sub)), (Ok(file), Ok(sub)));
-    scene.volume.unlink(sub, name("file")).expect("unlink");
-    assert_eq!(handle(file), Ok(file), "it is an orphan");
-    scene.volume.forget(file).expect("forget");
-    assert_eq!(handle(file), Err("NotFound".to_owned()));
-    scene.volume.rmdir(Ino::ROOT, name("moved")).expect("rmdir");
-    scene.volume.forget(sub).expect("forget");
-    assert_eq!((handle(file), handle(sub)), (Err("NotFound".to_owned()), Err("NotFound".to_owned())));
-    assert_eq!((handle(Ino::ROOT), handle(dir)), (Ok(Ino::ROOT), Ok(dir)));
 }
 
 /// Descriptors are the daemon's scarcest resource: what the kernel serves needs none, and what the daemon serves needs few.
