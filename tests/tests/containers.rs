@@ -72,8 +72,15 @@ fn complaints(mark: &str) -> Vec<String> {
     let log = finish(Command::new("dmesg").stdin(Stdio::null())).ok().text();
     assert!(log.contains(mark), "the kernel's log has lost its mark");
     let new = log.rsplit(mark).next().unwrap_or_default();
-    let known =
-        ["does not support tmpfile", "is useless with all layers on same fs", "\"xino\" feature enabled"];
+    let known = [
+        "does not support tmpfile",
+        "is useless with all layers on same fs",
+        "\"xino\" feature enabled",
+        // So that `index` and `nfs_export` are off.
+        "does not support file handles",
+        "NFS export requires \"index=on\"",
+        "failed to get index nlink",
+    ];
     let lines = new
         .lines()
         .filter(|line| line.contains("overlayfs:") && !known.iter().any(|text| line.contains(text)));

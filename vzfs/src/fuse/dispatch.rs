@@ -61,7 +61,8 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     pub(super) fn new(parts: Parts) -> Self {
-        let writers = Writers::adopt(parts.ledger.known_inodes());
+        let served = parts.ledger.open_inodes().into_iter().map(|(ino, handles)| (ino, handles.served));
+        let writers = Writers::adopt(parts.ledger.known_inodes(), served);
         Dispatch {
             volume: parts.volume,
             ve: parts.ve,
@@ -107,10 +108,10 @@ impl Dispatch {
         errno(&self.ve, operation, error)
     }
 
-    /// Makes the kernel ask again for the names that relabels gave to other inodes, and runs `then`.
+    /// Makes the kernel ask again for what relabels changed, and runs `then`.
     pub(super) fn forget_relabelled(&self, then: impl FnOnce() + Send + 'static) {
         let volume = Arc::clone(&self.volume);
-        self.notices.forget_names(move || volume.take_relabelled(), then);
+        self.notices.forget_relabelled(move || volume.take_relabelled(), then);
     }
 
     /// Attributes to tell the kernel, and how long it may keep them.

@@ -52,8 +52,10 @@ impl Filesystem for Dispatch {
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-            // Numbers stand for files for ever, so file handles work also after the kernel forgot the inode.
-            InitFlags::FUSE_EXPORT_SUPPORT,
+            // Though numbers stand for files for ever: the kernel gives a dentry without a name to who opens a file handle, and finds it stale the
+            // next time. An overlayfs on top of a VE, which remembers lower files by handles, then gets ESTALE for every file that it
+            // copied up, once the kernel has forgotten the lower one.
+            InitFlags::FUSE_NO_EXPORT_SUPPORT,
         ];
         for capability in wanted {
             if let Err(missing) = config.add_capabilities(capability) {
@@ -74,14 +76,9 @@ impl Filesystem for Dispatch {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = ino(parent).and_then(|dir| match name.as_bytes() {
-            // Asked for by file handles only.
-            b"." => self.volume.attr_of_handle(dir),
-            b".." => self.volume.attr(self.volume.parent(dir)?),
-            _ => self.volume.lookup(dir, name_of(name)?),
-        });
+        let found = ino(parent).and_then(|dir| self.volume.lookup(dir, name_of(name)?));
         match found {
-            Err(VolumeError::NotFound) if name != "." => reply.entry(&ENDLESS, &ABSENT, GENERATION),
+            Err(VolumeError::NotFound) => reply.entry(&ENDLESS, &ABSENT, GENERATION),
             found => self.reply_entry("lookup", found, reply),
         }
     }
@@ -110,7 +107,7 @@ impl Filesystem for Dispatch {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<std::time::SystemTime>,
-        fh: Option<FileHandle>,
+        _fh: Option<FileHandle>,
         _crtime: Option<std::time::SystemTime>,
         _chgtime: Option<std::time::SystemTime>,
         _bkuptime: Option<std::time::SystemTime>,
@@ -122,12 +119,15 @@ impl Filesystem for Dispatch {
             uid,
             gid,
             size,
-            through_handle: fh.is_some(),
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
         let rights = self.rights(req);
         let done = ino(node).and_then(|ino| {
+            if set == SetAttr::default() && !self.writers.any(ino) {
+                // Nobody can be about to write.
+                return self.volume.chown_nothing(ino, rights);
+            }
             let owned = uid.is_some() || gid.is_some();
             let copies = owned && self.overlays.copies(req.pid(), ino);
             let attr = self.volume.set_attr(ino, set, rights.copying(copies))?;

@@ -125,7 +125,7 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
         RenameMode::Exchange,
         RenameMode::Whiteout(Caller::ROOT),
     ]);
-    let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace]);
+    let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace, XattrMode::Neither]);
     let offsets = || select(vec![0u64, 3, 4096, 10_000]);
     let lens = || select(vec![1usize, 10, 5000]);
     prop_oneof![
@@ -413,8 +413,8 @@ impl Model {
 
     pub(super) fn set_xattr(&mut self, id: Id, name: &[u8], value: &[u8], mode: XattrMode) -> Outcome<()> {
         match (mode, self.things[id].xattrs.contains_key(name)) {
-            (XattrMode::Create, true) => return err("Exists"),
-            (XattrMode::Replace, false) => return err("NoData"),
+            (XattrMode::Create | XattrMode::Neither, true) => return err("Exists"),
+            (XattrMode::Replace | XattrMode::Neither, false) => return err("NoData"),
             _ => {}
         }
         self.change(id).xattrs.insert(name.to_vec(), value.to_vec());
