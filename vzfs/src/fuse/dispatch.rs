@@ -16,12 +16,12 @@ use super::errno::errno;
 use super::ledger::Ledger;
 use super::mount::Negotiated;
 use super::notices::Notices;
-use super::overlays::Overlays;
+use super::overlays::{Asking, Overlays};
 use super::request::{caller, ino, name_of};
 use super::rights::Process;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
-use crate::types::{Attr, IdShift, Ino, VeName};
+use crate::types::{Attr, FileKind, IdShift, Ino, NameRef, VeName};
 use crate::volume::{NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
@@ -184,6 +184,35 @@ impl Dispatch {
         })
     }
 
+    /// What a name leads to, for who asks.
+    pub(super) fn find(&self, thread: u32, dir: Ino, name: &OsStr) -> Result<Attr, VolumeError> {
+        let name = name_of(name)?;
+        let found = self.volume.lookup(dir, name);
+        let now = found.as_ref().ok().map(|attr| attr.ino);
+        let kept = self.overlays.kept(dir, name, now, || Asking::of(thread));
+        kept.and_then(|ino| self.volume.attr(ino).ok()).map_or(found, Ok)
+    }
+
+    /// Runs what removes a name, and remembers the name if an overlayfs may still ask for what had it.
+    pub(super) fn removing(
+        &self,
+        thread: u32,
+        (dir, name): (Ino, NameRef<'_>),
+        remove: impl FnOnce() -> Result<(), VolumeError>,
+    ) -> Result<(), VolumeError> {
+        // Not whiteouts, which are links of one device too: nobody asks for them.
+        let is_whiteout = |attr: &Attr| attr.kind == FileKind::Char && attr.rdev == 0;
+        let linked = |attr: &Attr| attr.kind != FileKind::Dir && attr.nlink > 1 && !is_whiteout(attr);
+        let old = self.volume.lookup(dir, name).ok().filter(linked);
+        remove()?;
+        if let Some(old) = old
+            && Asking::of(thread) != Asking::Other
+        {
+            self.overlays.removed(dir, name, old.ino);
+        }
+        Ok(())
+    }
+
     pub(super) fn create_node(
         &self,
         req: &Request,
@@ -202,6 +231,7 @@ impl Dispatch {
 
     pub(super) fn forget_inode(&self, ino: Ino) {
         self.writers.forget(ino);
+        self.overlays.forget(ino);
         if let Err(error) = self.volume.forget(ino) {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");

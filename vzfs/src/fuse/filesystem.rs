@@ -19,7 +19,7 @@ use super::convert::{ABSENT, ENDLESS, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
-use crate::volume::{FallocateMode, NewNode, SetAttr, VolumeError};
+use crate::volume::{FallocateMode, NewNode, RenameMode, SetAttr, VolumeError};
 
 /// Largest write in one request. Each thread's buffer touches as much memory as the largest request it saw.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -75,8 +75,8 @@ impl Filesystem for Dispatch {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = ino(parent).and_then(|dir| self.volume.lookup(dir, name_of(name)?));
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = ino(parent).and_then(|dir| self.find(req.pid(), dir, name));
         match found {
             Err(VolumeError::NotFound) => reply.entry(&ENDLESS, &ABSENT, GENERATION),
             found => self.reply_entry("lookup", found, reply),
@@ -177,7 +177,11 @@ impl Filesystem for Dispatch {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let done = self.once(req, |_| Ok(()), || self.volume.unlink(ino(parent)?, name_of(name)?));
+        let unlink = || {
+            let (dir, name) = (ino(parent)?, name_of(name)?);
+            self.removing(req.pid(), (dir, name), || self.volume.unlink(dir, name))
+        };
+        let done = self.once(req, |_| Ok(()), unlink);
         self.reply_empty("unlink", done, reply);
     }
 
@@ -198,7 +202,12 @@ impl Filesystem for Dispatch {
     ) {
         let rename = || {
             let mode = rename_mode(flags, caller(req))?;
-            self.volume.rename(ino(parent)?, name_of(name)?, ino(newparent)?, name_of(newname)?, mode)
+            let (from, to) = ((ino(parent)?, name_of(name)?), (ino(newparent)?, name_of(newname)?));
+            let rename = || self.volume.rename(from.0, from.1, to.0, to.1, mode);
+            match mode {
+                RenameMode::Replace | RenameMode::Whiteout(_) => self.removing(req.pid(), to, rename),
+                RenameMode::NoReplace | RenameMode::Exchange => rename(),
+            }
         };
         let done = self.once(req, |_| Ok(()), rename);
         self.reply_empty("rename", done, reply);
