@@ -161,7 +161,8 @@ fn overlayfs_finds_its_copies_after_the_ve_was_mounted_again() {
     let host = Host::with_sample(&["one"]);
     let dir = host.disk().join("merged");
     fs::create_dir(&dir).expect("writable");
-    let options = ["", ",index=on", ",redirect_dir=on,index=on,metacopy=on", ",index=on,nfs_export=on"];
+    // Not with nfs_export=on: overlayfs then counts its index as a link after a remount, on all filesystems.
+    let options = ["", ",index=on", ",redirect_dir=on,index=on,metacopy=on"];
     for (number, options) in options.iter().enumerate() {
         let on_overlay = |script: &str| {
             let script = format!(
