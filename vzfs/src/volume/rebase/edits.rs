@@ -175,15 +175,14 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Makes room at a name.
+    /// Makes room at a name. A directory there has come since the edit was decided on.
     fn displace(&mut self, dir: Ino, name: &Name) -> Result<()> {
         match self.entry(dir, name)? {
-            Some(EntryRecord::Node(_, FileKind::Dir)) => Err(VolumeError::IsDir),
+            Some(EntryRecord::Node(_, FileKind::Dir)) => Err(VolumeError::Changed),
             Some(EntryRecord::Node(ino, _)) => self.lose_name(ino),
             Some(EntryRecord::Whiteout) => Ok(()),
             None => match self.base_entry(dir, name) {
-                Some((_, FileKind::Dir)) => Err(VolumeError::IsDir),
-                // What was hidden is hidden; a file with several names is counted where it is linked.
+                Some((_, FileKind::Dir)) => Err(VolumeError::Changed),
                 Some((ino, _)) => self.unlink_base(ino, dir, name),
                 None => Ok(()),
             },
