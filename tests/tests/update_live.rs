@@ -316,3 +316,49 @@ fn until_finished(host: &Host) {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
+
+/// What dpkg and apt say inside a VE, each with what it is allowed to say.
+const CONSISTENT: &str = r#"
+test -z "$(dpkg --audit)"
+apt-get check -qq
+dpkg --verify | grep -v " c /etc/nginx/nginx.conf$" | { ! grep .; }
+test "$(dpkg-query -W -f '${Status}' jq)" = "install ok installed"
+if dpkg-query -W -f '${Status}' procps 2>/dev/null | grep -qx "install ok installed"; then exit 1; fi
+jq -n 6*7 | grep -qx 42; test ! -e /usr/bin/top; id bob >/dev/null; grep -qx '# mine' /etc/nginx/nginx.conf
+perl -MConfig -e 1; python3 -c "import ssl, sqlite3"; openssl version >/dev/null; nginx -t 2>/dev/null
+"#;
+
+#[test]
+fn packages_stay_consistent_across_a_point_release_and_back() {
+    let host = Host::with(Setup::default());
+    for (version, tree) in ["12.0", "12.1"].iter().zip(debian::release()) {
+        host.vzfs(["template", "import", &format!("debian@{version}"), tree.to_str().expect("text")]).ok();
+    }
+    host.vzfs(["ve", "create", "web", "-t", "debian@12.0"]).ok();
+    host.sh(
+        "web",
+        r#"set -e; export DEBIAN_FRONTEND=noninteractive; apt-get update -qq
+        apt-get install -y -qq --no-install-recommends jq >/dev/null 2>&1; apt-get remove -y -qq procps >/dev/null 2>&1
+        useradd -m bob; echo '# mine' >> /etc/nginx/nginx.conf"#,
+    )
+    .ok();
+    let version =
+        |package: &str| host.sh("web", &format!("dpkg-query -W -f '${{Version}}' {package}")).ok().text();
+    let packages = ["openssl", "perl", "libssl3"];
+    let before = packages.map(version);
+    host.sh("web", CONSISTENT).ok();
+    let done = host.json(["update", "web", "-t", "debian@12.1", "--yes"]);
+    host.sh("web", CONSISTENT).ok();
+    let after = packages.map(version);
+    for (package, (before, after)) in packages.iter().zip(before.iter().zip(&after)) {
+        assert_ne!(before, after, "{package} was not updated");
+    }
+    host.sh("web", "echo later > /etc/later; echo '# more' >> /etc/nginx/nginx.conf").ok();
+    host.vzfs(["update", "rollback", &id_of(&done)]).ok();
+    host.sh("web", CONSISTENT).ok();
+    assert_eq!(packages.map(version), before);
+    assert_eq!(
+        host.sh("web", "cat /etc/later; tail -n 1 /etc/nginx/nginx.conf").ok().text(),
+        "later\n# more\n"
+    );
+}
