@@ -20,7 +20,7 @@ SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
 help:
 	@sed -n '1,4s/^# \?//p' Makefile
 	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean, and"
-	@echo "      suites-long (the test suites that others wrote, in their long form: about an hour)"
+	@echo "      suites-long (long forms of tests, among them the suites that others wrote: over an hour)"
 	@echo "      fuzz SECONDS=n (n seconds of fuzzing for each target; doc/FUZZING.md)"
 
 build:
@@ -51,12 +51,13 @@ e2e:
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
 	$(CARGO) test --locked --no-fail-fast -p vzfs-tests -- --show-output
 
-# pjdfstest, fsx and stress-ng as in e2e, but with a million operations of each of fsx's plans and ten seconds for each stressor.
+# pjdfstest, fsx and stress-ng as in e2e, but with a million operations of each of fsx's plans and ten seconds for each stressor; and directories with a
+# million entries.
 suites-long:
 	scripts/setup build run test
 	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
-	VZFS_SUITES=long $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress -- --show-output
+	VZFS_SUITES=long $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress --test large_directories -- --show-output
 
 # Every target's corpus, and then new inputs; with the pinned compiler.
 fuzz:

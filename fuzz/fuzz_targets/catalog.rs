@@ -16,11 +16,11 @@ static STORE: LazyLock<PathBuf> = LazyLock::new(|| {
     dir
 });
 
-// Lines `TABLE KEY JSON`, the table being one of `t`, `v`, `b`, `s`.
+// Lines `TABLE KEY JSON`, the table being one of `t`, `g`, `v`, `b`, `s`.
 fuzz_target!(|text: &str| {
     let dir = &*STORE;
     let meta = Meta::open(&dir.join("meta")).expect("a database");
-    for table in [Table::Template, Table::Ve, Table::Base, Table::Setting] {
+    for table in [Table::Template, Table::Tag, Table::Ve, Table::Base, Table::Setting] {
         for (key, _) in meta.list::<serde_json::Value>(table).expect("JSON") {
             meta.delete(table, &key).expect("the database works");
         }
@@ -32,6 +32,7 @@ fuzz_target!(|text: &str| {
         };
         let table = match table {
             "t" => Table::Template,
+            "g" => Table::Tag,
             "v" => Table::Ve,
             "b" => Table::Base,
             "s" => Table::Setting,

@@ -33,7 +33,6 @@ struct FuzzSet {
     uid: Option<u32>,
     gid: Option<u32>,
     size: Option<Number>,
-    through_handle: bool,
     atime: Option<(i64, u32)>,
     mtime: Option<Option<(i64, u32)>>,
 }
@@ -189,8 +188,7 @@ impl Run {
             }
             Op::Attr { ino } => {
                 let ino = self.ino(ino)?;
-                let _ =
-                    (volume.attr(ino), volume.attr_of_handle(ino), volume.read_link(ino), volume.parent(ino));
+                let _ = (volume.attr(ino), volume.read_link(ino), volume.parent(ino));
             }
             Op::SetAttr { ino, set, uid } => {
                 let time = |(secs, nanos): (i64, u32)| SetTime::At(Timestamp::new(secs, nanos));
@@ -199,11 +197,12 @@ impl Run {
                     uid: set.uid,
                     gid: set.gid,
                     size: set.size.as_ref().map(Number::get),
-                    through_handle: set.through_handle,
                     atime: set.atime.map(time),
                     mtime: set.mtime.map(|mtime| mtime.map_or(SetTime::Now, time)),
                 };
-                let _ = volume.set_attr(self.ino(ino)?, set, Caller { uid: *uid, gid: *uid });
+                let (ino, caller) = (self.ino(ino)?, Caller { uid: *uid, gid: *uid });
+                let _ = volume.set_attr(ino, set, caller);
+                let _ = volume.chown_nothing(ino, caller);
             }
             Op::Create { dir, name: n, kind, perm, umask, rdev, target, uid } => {
                 let kind = FileKind::from_u8(kind % 7 + 1)?;
@@ -278,7 +277,8 @@ impl Run {
                 });
             }
             Op::Xattr { ino, name, value, mode } => {
-                let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace][*mode as usize % 3];
+                let mode = [XattrMode::Any, XattrMode::Create, XattrMode::Replace, XattrMode::Neither]
+                    [*mode as usize % 4];
                 let ino = self.ino(ino)?;
                 if volume.set_xattr(ino, name, value, mode, Caller { uid: 7, gid: 7 }).is_ok() {
                     let _ = volume.xattr(ino, name);

@@ -72,8 +72,15 @@ fn complaints(mark: &str) -> Vec<String> {
     let log = finish(Command::new("dmesg").stdin(Stdio::null())).ok().text();
     assert!(log.contains(mark), "the kernel's log has lost its mark");
     let new = log.rsplit(mark).next().unwrap_or_default();
-    let known =
-        ["does not support tmpfile", "is useless with all layers on same fs", "\"xino\" feature enabled"];
+    let known = [
+        "does not support tmpfile",
+        "is useless with all layers on same fs",
+        "\"xino\" feature enabled",
+        // So that `index` and `nfs_export` are off.
+        "does not support file handles",
+        "NFS export requires \"index=on\"",
+        "failed to get index nlink",
+    ];
     let lines = new
         .lines()
         .filter(|line| line.contains("overlayfs:") && !known.iter().any(|text| line.contains(text)));
@@ -147,6 +154,73 @@ fn overlayfs_works_on_ves() {
         host.diff("one").into_iter().filter(|(path, _)| path.starts_with("etc")).collect();
     assert_eq!(lower_changes, Vec::new());
 }
+
+/// The kernel forgets the lower files when the VE is mounted anew. The overlay on it finds its copies all the same, however often.
+#[test]
+fn overlayfs_finds_its_copies_after_the_ve_was_mounted_again() {
+    let host = Host::with_sample(&["one"]);
+    let dir = host.disk().join("merged");
+    fs::create_dir(&dir).expect("writable");
+    // Not with nfs_export=on: overlayfs then counts its index as a link after a remount, on all filesystems.
+    let options = ["", ",index=on", ",redirect_dir=on,index=on,metacopy=on"];
+    for (number, options) in options.iter().enumerate() {
+        let on_overlay = |script: &str| {
+            let script = format!(
+                "cd \"$1\"; mkdir -p \"$2/upper\" \"$2/work\"\n\
+                 mount -t overlay vzfs-test -o \"lowerdir=etc:usr,upperdir=$2/upper,workdir=$2/work{options}\" \"$3\"\n\
+                 trap 'cd /; umount \"$3\"' EXIT; cd \"$3\"\n{script}"
+            );
+            host_sh(&script, [host.root("one"), format!("tmp/{number}").into(), dir.clone()]);
+        };
+        on_overlay(
+            "echo more >> hostname; chmod 600 passwd; ln hostname hard; setfattr -n user.note -v x conf.d/one",
+        );
+        host.vzfs(["ve", "umount", "one"]).ok();
+        host.vzfs(["ve", "mount", "one"]).ok();
+        on_overlay(
+            "for round in 1 2 3; do
+                 test \"$(tail -n 1 hostname)\" = more; test \"$(stat -c %h hard)\" = 2; test \"$(stat -c %a passwd)\" = 600
+                 grep -q . passwd; getfattr --only-values -n user.note conf.d/one | grep -qx x; test \"$(ls -i | wc -l)\" -gt 5
+             done
+             echo again >> hard; test \"$(tail -n 1 hostname)\" = again; mv passwd conf.d/moved; grep -q . conf.d/moved
+             find . -mindepth 1 -delete; test -z \"$(ls -A)\"",
+        );
+    }
+}
+
+/// overlayfs knows a file by one of its names, also when that is removed and others are left.
+#[test]
+fn overlayfs_keeps_hard_links_when_one_is_removed() {
+    let host = Host::with_sample(&["one"]);
+    let dir = host.disk().join("merged");
+    fs::create_dir(&dir).expect("writable");
+    for (number, options) in ["", ",index=on"].iter().enumerate() {
+        let script = format!(
+            "cd \"$1\"; mkdir -p \"$2/upper\" \"$2/work\"\n\
+             mount -t overlay vzfs-test -o \"lowerdir=etc:usr,upperdir=$2/upper,workdir=$2/work{options}\" \"$3\"\n\
+             trap 'cd /; umount \"$3\"' EXIT; cd \"$3\"\n{HARD_LINKS}"
+        );
+        host_sh(&script, [host.root("one"), format!("tmp/{number}").into(), dir.clone()]);
+    }
+}
+
+const HARD_LINKS: &str = r#"
+twice() { for _ in 1 2; do test "$(cat "$1")" = "$2"; test "$(stat -c %h "$1")" = "$3"; done; }
+# A file of its own: as mail and version control programs put a finished file in its place.
+echo one > tmp; ln tmp done; rm tmp; twice done one 1; test ! -e tmp
+# The name is given to another file, which is known by it too.
+echo two > tmp; twice tmp two 1; twice done one 1; mv done other; twice other one 1
+# Replaced by a rename: as package managers keep the old version.
+echo old > status; ln status status-old; echo new > status-new; mv status-new status
+twice status-old old 1; twice status new 1; echo newer >> status-old; tail -n 1 status-old | grep -qx newer; twice status new 1
+# A copied file, whose name becomes a whiteout.
+echo more >> hostname; ln hostname a; ln hostname b; rm hostname; test ! -e hostname
+for name in a b; do tail -n 1 "$name" | grep -qx more; test "$(stat -c %h "$name")" = 2; done
+rm a; tail -n 1 b | grep -qx more; echo back > hostname; twice hostname back 1; rm b hostname
+# In a folder that is then removed, and in one that is renamed.
+echo more >> conf.d/one; ln conf.d/one c; rm -r conf.d; tail -n 1 c | grep -qx more; mkdir conf.d; tail -n 1 c | grep -qx more; rm c
+mkdir d; echo x > d/x; ln d/x y; ln d/x z; rm -r d; twice y x 2; mkdir d; twice z x 2; mv d e; twice y x 2; rm z; twice y x 1
+"#;
 
 /// As container programs without privilege do it: in a user namespace, with marks of `user.overlay.*`.
 #[test]

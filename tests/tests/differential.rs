@@ -3,7 +3,7 @@
 //! The short form runs with all tests. The long form:
 //!
 //! ```sh
-//! VZFS_DIFFERENTIAL_CASES=20000 cargo test --locked -p vzfs-tests --test differential -- --ignored --show-output
+//! VZFS_DIFFERENTIAL_CASES=20000 cargo test --locked -p vzfs-tests --test differential -- --show-output
 //! ```
 //!
 //! A failure prints a case; `VZFS_DIFFERENTIAL_REPLAY=FILE` runs the one in that file, and those in `tests/regressions` are always run.
@@ -73,19 +73,16 @@ fn compare(fs: HostFs, passthrough: bool) {
 }
 
 #[test]
-#[ignore = "still finds differences; run it with --ignored, and take this away when it finds none"]
 fn a_ve_is_as_xfs() {
     compare(HostFs::Xfs, true);
 }
 
 #[test]
-#[ignore = "still finds differences; run it with --ignored, and take this away when it finds none"]
 fn a_ve_without_passthrough_is_as_xfs() {
     compare(HostFs::Xfs, false);
 }
 
 #[test]
-#[ignore = "still finds differences; run it with --ignored, and take this away when it finds none"]
 fn a_ve_on_ext4_is_as_ext4() {
     compare(HostFs::Ext4, true);
 }

@@ -74,7 +74,7 @@ fn templates_from_import_to_removal() {
     import(&host, "sample@2");
     assert_eq!(host.json(["template", "show", "sample"])["version"], "2");
     let diff = host.json(["template", "diff", "sample@1", "sample@2"]);
-    let diff: Vec<(&str, &str)> = (diff.as_array().expect("a list").iter())
+    let diff: Vec<(&str, &str)> = (diff["files"].as_array().expect("a list").iter())
         .map(|change| (change["path"].as_str().unwrap_or(""), change["kind"].as_str().unwrap_or("")))
         .collect();
     for expected in [("etc/new", "added"), ("etc/conf.d/one", "deleted"), ("etc/hostname", "changed")] {

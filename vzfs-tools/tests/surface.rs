@@ -36,7 +36,7 @@ fn every_documented_form_is_understood() {
     let dir = scratch();
     for line in [
         "template import debian@12 src",
-        "template import nginx@1 src --os debian@12 --summary x --label a=b --exclude tmp/**",
+        "template import nginx@1 src --os debian@12 --summary x --label a=b --exclude tmp/** --merge etc/*.list=lines",
         "template import debian@12 src --dry-run",
         "template build os.toml",
         "template build os.toml --dry-run",

@@ -123,7 +123,7 @@ pub(super) fn detach(inner: &mut Inner, prepared: Prepared) -> Detached {
     Detached { key: prepared.key, copy: prepared.copy.key(), slots }
 }
 
-/// Gives back the locks of these descriptors, and forgets handles: they stay with the old inode in the VE, but not here.
+/// Gives back the locks of these descriptors: they stay with the old inode in the VE, but not here.
 pub(super) fn let_go(inner: &mut Inner, slots: &[u8]) {
     for slot in slots.iter().filter_map(|slot| inner.fd(*slot).ok()) {
         for kind in [LockKind::Flock, LockKind::Ofd, LockKind::Posix] {
@@ -131,7 +131,6 @@ pub(super) fn let_go(inner: &mut Inner, slots: &[u8]) {
             let _none = super::execute::lock(slot.as_fd(), kind, Lock::Unlock, 0, 0);
         }
     }
-    inner.handles = Default::default();
 }
 
 /// Notes a copy-up: what was opened for writing or truncated is private from now on.

@@ -95,9 +95,7 @@ pub(super) fn execute(inner: &mut Inner, step: &Step) -> Answer {
 /// Does an operation with the rights that the thread has.
 pub(super) fn perform(inner: &mut Inner, op: &Op) -> Answer {
     match op {
-        op @ (Op::Open { .. } | Op::Close { .. } | Op::Handle { .. } | Op::OpenHandle { .. }) => {
-            descriptors(inner, op)
-        }
+        op @ (Op::Open { .. } | Op::Close { .. } | Op::Handle { .. }) => descriptors(inner, op),
         op @ (Op::Mkdir { .. }
         | Op::Rmdir { .. }
         | Op::Mknod { .. }
@@ -159,24 +157,14 @@ fn descriptors(inner: &mut Inner, op: &Op) -> Answer {
             inner.slots[usize::from(*slot)] = None;
             Ok(Seen::Nothing)
         }
-        Op::Handle { slot, target } => {
+        Op::Handle { target } => {
             let (at, path, flags) = match target {
                 Target::Path(path) => (CWD, path.as_str(), libc::AT_SYMLINK_FOLLOW),
                 Target::Link(path) => (CWD, path.as_str(), 0),
                 Target::Slot(slot) => (inner.fd(*slot)?.as_fd(), "", libc::AT_EMPTY_PATH),
             };
             let path = CString::new(path).map_err(|_| Errno::INVAL)?;
-            let handle = raw::name_to_handle(at, &path, flags).map_err(|error| errno(&error))?;
-            inner.handles[usize::from(*slot)] = Some(handle);
-            Ok(Seen::Nothing)
-        }
-        Op::OpenHandle { slot } => {
-            inner.slots[usize::from(*slot)] = None;
-            let handle = inner.handles[usize::from(*slot)].as_ref().ok_or(Errno::BADF)?;
-            let fd = raw::open_handle(Inner::root().as_fd(), handle).map_err(|error| errno(&error))?;
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            inner.slots[usize::from(*slot)] = Some(Slot { fd, flags });
-            Ok(Seen::Nothing)
+            done(raw::name_to_handle(at, &path, flags).map_err(|error| errno(&error)))
         }
         _ => Err(Errno::NOSYS),
     }
@@ -209,7 +197,7 @@ fn data(inner: &mut Inner, op: &Op) -> Answer {
         }
         Op::CopyRange { from, to, from_at, to_at, len } => {
             let (mut from_at, mut to_at) = (from_at, to_at);
-            let (from, to) = (inner.fd(from)?, inner.fd(to)?);
+            let (from, to) = (inner.fd_for(from, Some(from_at), len)?, inner.fd_for(to, Some(to_at), len)?);
             number(fs::copy_file_range(from, Some(&mut from_at), to, Some(&mut to_at), len))
         }
         Op::Map { slot, at, byte } => {
@@ -249,14 +237,16 @@ pub(super) fn lock(fd: BorrowedFd<'_>, kind: LockKind, lock: Lock, at: i64, len:
     done(raw::lock(fd, command, lock, at, len).map_err(|error| errno(&error)))
 }
 
-/// The whole content of a regular file.
+/// The whole content of a regular file, read as direct I/O demands it.
 pub(super) fn content(fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = Buffer::new(1 << 16);
     loop {
-        match rustix::io::pread(fd, &mut buffer, bytes.len() as u64)? {
-            0 => return Ok(bytes),
-            read => bytes.extend_from_slice(&buffer[..read]),
+        let read = rustix::io::pread(fd, buffer.bytes(), bytes.len() as u64)?;
+        bytes.extend_from_slice(&buffer.bytes()[..read]);
+        // Short only at the end, from where direct I/O could not go on.
+        if read < buffer.len {
+            return Ok(bytes);
         }
     }
 }
@@ -368,7 +358,13 @@ fn list(path: &str, chunk: usize, meanwhile: Option<&Meanwhile>) -> Answer {
             at_first_pause = false;
             changed = meanwhile.map(|change| match change {
                 Meanwhile::Create(name) => {
-                    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    // Through a link another name would appear.
+                    let flags = OFlags::CREATE
+                        | OFlags::EXCL
+                        | OFlags::NOFOLLOW
+                        | OFlags::WRONLY
+                        | OFlags::NONBLOCK
+                        | OFlags::CLOEXEC;
                     (name.as_bytes(), fs::openat(&dir, name.as_str(), flags, Mode::RUSR).map(drop))
                 }
                 Meanwhile::Unlink(name) => {
@@ -445,14 +441,7 @@ fn attributes(inner: &mut Inner, op: &Op) -> Answer {
             let flags = if *effective { AtFlags::EACCESS } else { AtFlags::empty() };
             done(fs::accessat(CWD, path.as_str(), AccessMode::from_bits_retain(*mode), flags))
         }
-        Op::Stat { target } => {
-            let stat = match target {
-                Target::Path(path) => Stat::of(CWD, path.as_str(), AtFlags::empty()),
-                Target::Link(path) => Stat::of(CWD, path.as_str(), AtFlags::SYMLINK_NOFOLLOW),
-                Target::Slot(slot) => Stat::of(inner.fd(*slot)?, "", AtFlags::EMPTY_PATH),
-            };
-            Ok(Seen::Stat(Box::new(stat?)))
-        }
+        Op::Stat { target } => Ok(Seen::Stat(Box::new(Stat::of_target(inner, target)?))),
         _ => Err(Errno::NOSYS),
     }
 }
@@ -487,12 +476,17 @@ fn xattrs(inner: &mut Inner, op: &Op) -> Answer {
             }?;
             Ok(Seen::Names(xattr_names(&list[..len])))
         }
-        Op::RemoveXattr { target, name } => done(match target {
-            Target::Path(path) => fs::removexattr(path.as_str(), name.as_str()),
-            Target::Link(path) => fs::lremovexattr(path.as_str(), name.as_str()),
-            Target::Slot(slot) => fs::fremovexattr(inner.fd(*slot)?, name.as_str()),
-        }),
+        Op::RemoveXattr { target, name } => done(remove_xattr(inner, target, name)),
         _ => Err(Errno::NOSYS),
+    }
+}
+
+/// removexattr(2).
+pub(super) fn remove_xattr(inner: &Inner, target: &Target, name: &str) -> Result<(), Errno> {
+    match target {
+        Target::Path(path) => fs::removexattr(path.as_str(), name),
+        Target::Link(path) => fs::lremovexattr(path.as_str(), name),
+        Target::Slot(slot) => fs::fremovexattr(inner.fd(*slot)?, name),
     }
 }
 

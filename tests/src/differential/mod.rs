@@ -17,6 +17,8 @@
 //!
 //! # What is known to differ, and modelled
 //! - Descriptors on a template's file that is then opened for writing keep the old file, where the kernel serves its content (`detach`).
+//! - Where XFS and ext4 differ a VE does as ext4, also on XFS, and the kernel does not tell of writes to fifos (`known`).
+//! - There are no file handles in a VE.
 //! - `FALLOC_FL_COLLAPSE_RANGE`, `INSERT_RANGE` and `UNSHARE_RANGE`: the kernel does not pass them to FUSE filesystems (`EOPNOTSUPP`).
 //!
 //! # A failure
@@ -24,6 +26,8 @@
 
 mod detach;
 mod execute;
+mod generate;
+mod known;
 pub mod ops;
 mod pair;
 mod raw;

@@ -7,13 +7,14 @@ use std::process::Command;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Timespec, Timestamps};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::detach::{self, Prepared};
 use super::execute::{Answer, Seen, execute, perform};
-use super::ops::{Op, RenameFlag, Step, User, step};
+use super::generate::step;
+use super::known;
+use super::ops::{Op, Step};
 use super::side::Side;
 use super::snapshot::{Depth, Snapshot};
 use super::stat::{Key, Relation, Stat};
@@ -177,16 +178,17 @@ impl Pair<'_> {
     }
 
     fn operation(&mut self, step: &Step) -> Result<(), String> {
+        let asked = step.clone();
+        if self.plain.run(move |inner| known::left_out(inner, &asked)) {
+            return Ok(());
+        }
         let (target, prepared) = self.prepare(step)?;
         if let Some(prepared) = &prepared {
             // Making the copy moved its ctime.
             self.relation.forget_times(prepared.root);
         }
-        let exchanged = self.exchanged(step);
         let plain = self.on_plain(step);
-        let plain = if self.ground.fs == HostFs::Xfs { self.as_ext4_would(step, plain) } else { plain };
         if plain.is_ok() {
-            self.excuse_exchange(step, exchanged);
             if let Some(prepared) = prepared {
                 self.detach(prepared);
             }
@@ -199,65 +201,6 @@ impl Pair<'_> {
             self.inside.run(move |inner| execute(inner, &step))
         };
         self.compare(&plain, &inside)
-    }
-
-    /// Where XFS has ways of its own in rename(2), a VE does as ext4: over a directory that is not empty it is ENOTEMPTY, and the group of
-    /// the device that RENAME_WHITEOUT leaves is that of a file made there.
-    fn as_ext4_would(&mut self, step: &Step, plain: Answer) -> Answer {
-        let Op::Rename { from, flag, .. } = &step.op else { return plain };
-        match (flag, &plain) {
-            (RenameFlag::Plain | RenameFlag::Whiteout, Err(Errno::EXIST)) => Err(Errno::NOTEMPTY),
-            (RenameFlag::Whiteout, Ok(_)) => {
-                let (path, cwd) = (from.clone(), step.cwd);
-                let device =
-                    self.plain.run(move |inner| inner.within(User::Root, 0, cwd, |_| whiteout_group(&path)));
-                if let Ok(Some(key)) = device {
-                    self.relation.forget_times(key);
-                }
-                plain
-            }
-            _ => plain,
-        }
-    }
-
-    /// What a step would exchange.
-    fn exchanged(&self, step: &Step) -> Vec<(String, Stat)> {
-        let Op::Rename { from, to, flag: RenameFlag::Exchange } = &step.op else { return Vec::new() };
-        let (paths, cwd) = ([from.clone(), to.clone()], step.cwd);
-        self.plain.run(move |inner| {
-            let stats = inner.within(User::Root, 0, cwd, |_| {
-                Ok(paths
-                    .map(|path| Stat::of(CWD, &path[..], AtFlags::SYMLINK_NOFOLLOW).map(|stat| (path, stat))))
-            });
-            stats.into_iter().flatten().flatten().collect()
-        })
-    }
-
-    /// XFS moves mtime and ctime of directories that RENAME_EXCHANGE moves to another one, and no times of files; ext4 and the VE move
-    /// every ctime, and nothing else.
-    fn excuse_exchange(&mut self, step: &Step, exchanged: Vec<(String, Stat)>) {
-        if self.ground.fs != HostFs::Xfs || exchanged.len() != 2 {
-            return;
-        }
-        for (_, stat) in &exchanged {
-            self.relation.forget_times(stat.key());
-        }
-        let cwd = step.cwd;
-        let mut paths: Vec<String> = exchanged.iter().map(|(path, _)| path.clone()).collect();
-        paths.reverse();
-        self.plain.run(move |inner| {
-            let restored = inner.within(User::Root, 0, cwd, |_| {
-                for (path, (_, stat)) in paths.iter().zip(&exchanged) {
-                    let time =
-                        |(tv_sec, nanos): super::stat::Time| Timespec { tv_sec, tv_nsec: nanos.into() };
-                    let times =
-                        Timestamps { last_access: time(stat.atime), last_modification: time(stat.mtime) };
-                    rustix::fs::utimensat(CWD, &path[..], &times, AtFlags::SYMLINK_NOFOLLOW)?;
-                }
-                Ok(())
-            });
-            restored.expect("what was exchanged is there");
-        });
     }
 
     /// The file that the step may copy up, and a copy for its descriptors if it will be relabelled.
@@ -286,17 +229,23 @@ impl Pair<'_> {
         self.inside.run(move |inner| detach::let_go(inner, &detached.slots));
     }
 
-    fn on_plain(&self, step: &Step) -> Answer {
-        let step = step.clone();
-        self.plain.run(move |inner| {
-            inner.within(step.by, step.umask, step.cwd, |inner| {
+    fn on_plain(&mut self, step: &Step) -> Answer {
+        let (step, fs) = (step.clone(), self.ground.fs);
+        let (answer, moved) = self.plain.run(move |inner| {
+            let before = known::before(inner, &step, fs);
+            let answer = inner.within(step.by, step.umask, step.cwd, |inner| {
                 if detach::refused_by_the_kernel(inner, &step.op) {
                     Err(Errno::OPNOTSUPP)
                 } else {
                     perform(inner, &step.op)
                 }
-            })
-        })
+            });
+            known::after(inner, &step, fs, before, answer)
+        });
+        for key in moved {
+            self.relation.forget_times(key);
+        }
+        answer
     }
 
     fn compare(&mut self, plain: &Answer, inside: &Answer) -> Result<(), String> {
@@ -308,21 +257,6 @@ impl Pair<'_> {
             _ => Err(format!("{} / {}", shown(plain), shown(inside))),
         }
     }
-}
-
-/// Gives a device that RENAME_WHITEOUT left the group of a file that root makes there.
-fn whiteout_group(path: &str) -> Result<Option<Key>, Errno> {
-    let path = path.trim_end_matches('/');
-    let device = Stat::of(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
-    if device.kind != FileType::CharacterDevice || device.rdev != (0, 0) {
-        // Both names were one file's.
-        return Ok(None);
-    }
-    let above = path.rsplit_once('/').map_or(".", |(above, _)| above);
-    let above = Stat::of(CWD, above, AtFlags::empty())?;
-    let group = if above.perm & 0o2000 == 0 { 0 } else { above.gid };
-    rustix::fs::chownat(CWD, path, None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(Some(device.key()))
 }
 
 fn shown(answer: &Answer) -> String {

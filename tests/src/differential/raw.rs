@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::thread::UnshareFlags;
 
@@ -11,7 +11,7 @@ const HANDLE_BYTES: usize = 128;
 
 /// What name_to_handle_at(2) tells.
 #[repr(C)]
-#[derive(Clone)]
+#[derive(Hash)]
 pub(super) struct Handle {
     bytes: u32,
     kind: i32,
@@ -38,18 +38,6 @@ pub(super) fn name_to_handle(at: BorrowedFd<'_>, path: &std::ffi::CStr, flags: i
         libc::name_to_handle_at(at.as_raw_fd(), path.as_ptr(), pointer, &raw mut mount, flags)
     })?;
     Ok(handle)
-}
-
-/// open_by_handle_at(2), read-only.
-pub(super) fn open_handle(mount: BorrowedFd<'_>, handle: &Handle) -> io::Result<OwnedFd> {
-    let mut handle = handle.clone();
-    let pointer = (&raw mut handle).cast::<libc::file_handle>();
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
-    // SAFETY: as above; what is returned is a new descriptor that nobody else has.
-    unsafe {
-        let fd = outcome(libc::open_by_handle_at(mount.as_raw_fd(), pointer, flags))?;
-        Ok(OwnedFd::from_raw_fd(fd))
-    }
 }
 
 /// fcntl(2) with a lock.

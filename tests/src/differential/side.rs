@@ -12,7 +12,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use rustix::{fs::Gid, fs::Uid};
 
 use super::ops::{SLOTS, User};
-use super::raw::{self, Handle};
+use super::raw;
 
 /// An open descriptor.
 pub(super) struct Slot {
@@ -24,7 +24,6 @@ pub(super) struct Slot {
 #[derive(Default)]
 pub(super) struct Inner {
     pub(super) slots: [Option<Slot>; SLOTS as usize],
-    pub(super) handles: [Option<Handle>; SLOTS as usize],
 }
 
 type Job = Box<dyn FnOnce(&mut Inner) + Send>;
@@ -43,12 +42,17 @@ impl Side {
         let to = root.to_owned();
         let thread = std::thread::spawn(move || {
             raw::unshare_fs().expect("a thread may have its own root");
+            let outside = Inner::root();
             rustix::process::chroot(&to).expect("the tree is there");
             rustix::process::chdir("/").expect("the tree has a root");
             let mut inner = Inner::default();
             for job in queue {
                 job(&mut inner);
             }
+            // The kernel lets go of a thread's root only after others know that the thread has ended.
+            drop(inner);
+            rustix::process::fchdir(&outside).expect("the old root is there");
+            rustix::process::chroot(".").expect("root may");
         });
         Side { root: root.to_owned(), jobs: Some(jobs), thread: Some(thread) }
     }
@@ -63,12 +67,9 @@ impl Side {
 
     /// Closes everything, leaves the tree, does `meanwhile` and enters it again.
     pub(super) fn reenter(&mut self, meanwhile: impl FnOnce()) {
-        // Handles name files for ever, also across a remount.
-        let handles = self.run(|inner| std::mem::take(&mut inner.handles));
         self.leave();
         meanwhile();
         *self = Side::enter(&self.root);
-        self.run(|inner| inner.handles = handles);
     }
 
     fn leave(&mut self) {

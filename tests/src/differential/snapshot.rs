@@ -51,7 +51,7 @@ impl Snapshot {
             let file = Stat::of(&slot.fd, c"", AtFlags::EMPTY_PATH).map(|stat| {
                 let readable = stat.kind == FileType::RegularFile
                     && !slot.flags.intersects(OFlags::PATH | OFlags::WRONLY);
-                let held = (readable && depth == Depth::Everything && !slot.flags.contains(OFlags::DIRECT))
+                let held = (readable && depth == Depth::Everything)
                     .then(|| content(slot.fd.as_fd()).map(|bytes| Held { bytes, ..Held::default() }));
                 (stat, held)
             });

@@ -1,11 +1,19 @@
 //! What `stat` tells of a file, and the relation between the numbers and times of the two trees.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Statx, StatxFlags, StatxTimestamp, statx};
 use rustix::io::Errno;
+
+use super::ops::Target;
+use super::raw;
+use super::side::Inner;
+
+/// `st_blocks` of a block of 4 KiB.
+const PAGE_BLOCKS: u64 = 8;
 
 /// Seconds and nanoseconds.
 pub(super) type Time = (i64, u32);
@@ -14,8 +22,8 @@ pub(super) type Time = (i64, u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     pub(super) ino: u64,
-    /// The host filesystem uses inode numbers again; with the time of birth they are unique.
-    pub(super) born: Time,
+    /// The host filesystem uses inode numbers again; with what a file handle says, its generation, they are unique.
+    generation: u64,
     pub(super) kind: FileType,
     pub(super) perm: u32,
     pub(super) nlink: u32,
@@ -32,12 +40,29 @@ pub(super) struct Stat {
 impl Stat {
     /// statx(2).
     pub(super) fn of<P: rustix::path::Arg>(at: impl AsFd, path: P, flags: AtFlags) -> Result<Stat, Errno> {
-        statx(at, path, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME).map(|raw| Stat::from(&raw))
+        path.into_with_c_str(|path| {
+            let stat = Stat::from(&statx(&at, path, flags, StatxFlags::BASIC_STATS)?);
+            let follow = if flags.contains(AtFlags::SYMLINK_NOFOLLOW) { 0 } else { libc::AT_SYMLINK_FOLLOW };
+            let empty = if flags.contains(AtFlags::EMPTY_PATH) { libc::AT_EMPTY_PATH } else { 0 };
+            let mut generation = DefaultHasher::new();
+            // A VE has no file handles.
+            raw::name_to_handle(at.as_fd(), path, follow | empty).ok().hash(&mut generation);
+            Ok(Stat { generation: generation.finish(), ..stat })
+        })
+    }
+
+    /// The same for what an operation is done to.
+    pub(super) fn of_target(inner: &Inner, target: &Target) -> Result<Stat, Errno> {
+        match target {
+            Target::Path(path) => Stat::of(CWD, path.as_str(), AtFlags::empty()),
+            Target::Link(path) => Stat::of(CWD, path.as_str(), AtFlags::SYMLINK_NOFOLLOW),
+            Target::Slot(slot) => Stat::of(inner.fd(*slot)?, "", AtFlags::EMPTY_PATH),
+        }
     }
 
     /// Names the file among all that the plain tree ever had.
     pub(super) fn key(&self) -> Key {
-        (self.ino, self.born)
+        (self.ino, self.generation)
     }
 }
 
@@ -46,7 +71,7 @@ impl From<&Statx> for Stat {
         let time = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
         Stat {
             ino: raw.stx_ino,
-            born: time(raw.stx_btime),
+            generation: 0,
             kind: FileType::from_raw_mode(raw.stx_mode.into()),
             perm: u32::from(raw.stx_mode) & 0o7777,
             nlink: raw.stx_nlink,
@@ -63,7 +88,7 @@ impl From<&Statx> for Stat {
 }
 
 /// A file of the plain tree.
-pub(super) type Key = (u64, Time);
+pub(super) type Key = (u64, u64);
 
 type Times = (Time, Time, Time);
 
@@ -129,7 +154,11 @@ impl Relation {
                 facts(ve)
             ));
         }
-        if plain.kind == FileType::RegularFile && (plain.blocks == 0) != (ve.blocks == 0) {
+        // The host filesystem counts a block for extended attributes.
+        let without_xattrs = plain.blocks.saturating_sub(PAGE_BLOCKS);
+        if plain.kind == FileType::RegularFile
+            && (ve.blocks == 0 && without_xattrs > 0 || ve.blocks > 0 && plain.blocks == 0)
+        {
             return Err(format!("blocks: {} / {}", plain.blocks, ve.blocks));
         }
         self.compare_times(key, plain, ve)

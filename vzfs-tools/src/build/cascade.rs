@@ -104,6 +104,10 @@ fn make(context: &Context, job: &Job, os: &Template) -> Result<Template> {
     if let Some(recipe) = Recipe::fetch(context, &job.old)? {
         let mut definition = recipe.definition()?;
         definition.template = job.new.clone();
+        // Patches may have given it others.
+        definition.summary = job.old.summary.clone();
+        definition.labels = job.old.labels.clone();
+        definition.merge = job.old.merge.clone();
         let patches = recipe.patches()?;
         let remake = app::Remake { recipe: &recipe, patches, of: Some(job.old.spec()) };
         return app::build(context, &definition, &on, &remake);

@@ -1,4 +1,4 @@
-//! Builds templates from definitions.
+//! Makes templates: of definitions, by patches of versions that are there, and again on another version of their OS.
 //!
 //! The promise is that the same definition and the same package versions give the same template digest, on any host
 //! and any day. Three things serve it:

@@ -186,8 +186,9 @@ fn placed(file: &PatchFile) -> Result<PlacedFile> {
         content,
         source: None,
         mode: file.mode.unwrap_or(own),
-        owner: "root".to_owned(),
-        group: "root".to_owned(),
+        // Root by its number, which needs no list of users in the template.
+        owner: "0".to_owned(),
+        group: "0".to_owned(),
     })
 }
 

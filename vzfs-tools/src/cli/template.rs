@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use vzfs::api::MergeRule;
 use vzfs::types::{Tag, TemplateName, TemplateRef, TemplateSpec, Version};
 
 use super::key_value;
@@ -82,6 +83,21 @@ pub(crate) struct Description {
     /// Leave out what matches this glob (paths without a leading slash); may be repeated.
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
+    /// How files are merged that match this glob, as [[merge]] of a definition says; may be repeated, the first match counts.
+    #[arg(long = "merge", value_name = "GLOB=RULE", value_parser = key_value)]
+    merge: Vec<(String, String)>,
+}
+
+impl Description {
+    /// The rules as the daemon knows them.
+    pub(crate) fn merge_rules(&self) -> Vec<MergeRule> {
+        let rule = |(path, rule): &(String, String)| MergeRule {
+            path: path.clone(),
+            rule: rule.clone(),
+            generate: None,
+        };
+        self.merge.iter().map(rule).collect()
+    }
 }
 
 #[derive(Subcommand, Debug)]

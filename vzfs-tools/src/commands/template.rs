@@ -63,6 +63,11 @@ pub(crate) fn get(context: &Context, template: &TemplateRef) -> Result<Template>
 /// Fails when a template of that name and version exists: what a dry run and a long build ask first.
 pub(crate) fn must_be_new(context: &Context, template: &TemplateSpec) -> Result<()> {
     match get(context, &template.clone().into()) {
+        Ok(found) if found.version != template.version => {
+            let what = format!("{template} is a tag of that template, and cannot become a version of it");
+            Err(Failure::new(Exit::Conflict, what)
+                .with_hint("choose another version, or take the tag away first"))
+        }
         Ok(_) => Err(Failure::new(Exit::Conflict, format!("template {template} exists already"))
             .with_hint("templates never change: choose another version, or remove it first")),
         Err(failure) if failure.exit == Exit::NotFound => Ok(()),
@@ -119,11 +124,11 @@ fn import(
         source,
         kind: Some(kind),
         os,
+        merge: description.merge_rules(),
         summary: description.summary,
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
-        merge: Vec::new(),
         recipe: None,
     };
     let template = send_import(context, &request)?;

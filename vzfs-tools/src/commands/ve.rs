@@ -307,11 +307,11 @@ fn commit(
     }
     let request = CommitVe {
         template,
+        merge: description.merge_rules(),
         summary: description.summary,
         labels: description.labels.into_iter().collect(),
         packages: None,
         exclude: description.exclude,
-        merge: Vec::new(),
         version_of: None,
         rebuilds: None,
         recipe: None,

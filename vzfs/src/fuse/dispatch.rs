@@ -16,12 +16,12 @@ use super::errno::errno;
 use super::ledger::Ledger;
 use super::mount::Negotiated;
 use super::notices::Notices;
-use super::overlays::Overlays;
+use super::overlays::{Asking, Overlays};
 use super::request::{caller, ino, name_of};
 use super::rights::Process;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
-use crate::types::{Attr, IdShift, Ino, VeName};
+use crate::types::{Attr, FileKind, IdShift, Ino, NameRef, VeName};
 use crate::volume::{NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
@@ -61,7 +61,8 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     pub(super) fn new(parts: Parts) -> Self {
-        let writers = Writers::adopt(parts.ledger.known_inodes());
+        let served = parts.ledger.open_inodes().into_iter().map(|(ino, handles)| (ino, handles.served));
+        let writers = Writers::adopt(parts.ledger.known_inodes(), served);
         Dispatch {
             volume: parts.volume,
             ve: parts.ve,
@@ -107,10 +108,10 @@ impl Dispatch {
         errno(&self.ve, operation, error)
     }
 
-    /// Makes the kernel ask again for the names that relabels gave to other inodes, and runs `then`.
+    /// Makes the kernel ask again for what relabels changed, and runs `then`.
     pub(super) fn forget_relabelled(&self, then: impl FnOnce() + Send + 'static) {
         let volume = Arc::clone(&self.volume);
-        self.notices.forget_names(move || volume.take_relabelled(), then);
+        self.notices.forget_relabelled(move || volume.take_relabelled(), then);
     }
 
     /// Attributes to tell the kernel, and how long it may keep them.
@@ -183,6 +184,35 @@ impl Dispatch {
         })
     }
 
+    /// What a name leads to, for who asks.
+    pub(super) fn find(&self, thread: u32, dir: Ino, name: &OsStr) -> Result<Attr, VolumeError> {
+        let name = name_of(name)?;
+        let found = self.volume.lookup(dir, name);
+        let now = found.as_ref().ok().map(|attr| attr.ino);
+        let kept = self.overlays.kept(dir, name, now, || Asking::of(thread));
+        kept.and_then(|ino| self.volume.attr(ino).ok()).map_or(found, Ok)
+    }
+
+    /// Runs what removes a name, and remembers the name if an overlayfs may still ask for what had it.
+    pub(super) fn removing(
+        &self,
+        thread: u32,
+        (dir, name): (Ino, NameRef<'_>),
+        remove: impl FnOnce() -> Result<(), VolumeError>,
+    ) -> Result<(), VolumeError> {
+        // Not whiteouts, which are links of one device too: nobody asks for them.
+        let is_whiteout = |attr: &Attr| attr.kind == FileKind::Char && attr.rdev == 0;
+        let linked = |attr: &Attr| attr.kind != FileKind::Dir && attr.nlink > 1 && !is_whiteout(attr);
+        let old = self.volume.lookup(dir, name).ok().filter(linked);
+        remove()?;
+        if let Some(old) = old
+            && Asking::of(thread) != Asking::Other
+        {
+            self.overlays.removed(dir, name, old.ino);
+        }
+        Ok(())
+    }
+
     pub(super) fn create_node(
         &self,
         req: &Request,
@@ -201,6 +231,7 @@ impl Dispatch {
 
     pub(super) fn forget_inode(&self, ino: Ino) {
         self.writers.forget(ino);
+        self.overlays.forget(ino);
         if let Err(error) = self.volume.forget(ino) {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");

@@ -19,7 +19,7 @@ use super::convert::{ABSENT, ENDLESS, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
-use crate::volume::{FallocateMode, NewNode, SetAttr, VolumeError};
+use crate::volume::{FallocateMode, NewNode, RenameMode, SetAttr, VolumeError};
 
 /// Largest write in one request. Each thread's buffer touches as much memory as the largest request it saw.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -52,8 +52,10 @@ impl Filesystem for Dispatch {
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-            // Numbers stand for files for ever, so file handles work also after the kernel forgot the inode.
-            InitFlags::FUSE_EXPORT_SUPPORT,
+            // Though numbers stand for files for ever: the kernel gives a dentry without a name to who opens a file handle, and finds it stale the
+            // next time. An overlayfs on top of a VE, which remembers lower files by handles, then gets ESTALE for every file that it
+            // copied up, once the kernel has forgotten the lower one.
+            InitFlags::FUSE_NO_EXPORT_SUPPORT,
         ];
         for capability in wanted {
             if let Err(missing) = config.add_capabilities(capability) {
@@ -73,15 +75,10 @@ impl Filesystem for Dispatch {
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = ino(parent).and_then(|dir| match name.as_bytes() {
-            // Asked for by file handles only.
-            b"." => self.volume.attr_of_handle(dir),
-            b".." => self.volume.attr(self.volume.parent(dir)?),
-            _ => self.volume.lookup(dir, name_of(name)?),
-        });
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = ino(parent).and_then(|dir| self.find(req.pid(), dir, name));
         match found {
-            Err(VolumeError::NotFound) if name != "." => reply.entry(&ENDLESS, &ABSENT, GENERATION),
+            Err(VolumeError::NotFound) => reply.entry(&ENDLESS, &ABSENT, GENERATION),
             found => self.reply_entry("lookup", found, reply),
         }
     }
@@ -110,7 +107,7 @@ impl Filesystem for Dispatch {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<std::time::SystemTime>,
-        fh: Option<FileHandle>,
+        _fh: Option<FileHandle>,
         _crtime: Option<std::time::SystemTime>,
         _chgtime: Option<std::time::SystemTime>,
         _bkuptime: Option<std::time::SystemTime>,
@@ -122,12 +119,15 @@ impl Filesystem for Dispatch {
             uid,
             gid,
             size,
-            through_handle: fh.is_some(),
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
         let rights = self.rights(req);
         let done = ino(node).and_then(|ino| {
+            if set == SetAttr::default() && !self.writers.any(ino) {
+                // Nobody can be about to write.
+                return self.volume.chown_nothing(ino, rights);
+            }
             let owned = uid.is_some() || gid.is_some();
             let copies = owned && self.overlays.copies(req.pid(), ino);
             let attr = self.volume.set_attr(ino, set, rights.copying(copies))?;
@@ -177,7 +177,11 @@ impl Filesystem for Dispatch {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let done = self.once(req, |_| Ok(()), || self.volume.unlink(ino(parent)?, name_of(name)?));
+        let unlink = || {
+            let (dir, name) = (ino(parent)?, name_of(name)?);
+            self.removing(req.pid(), (dir, name), || self.volume.unlink(dir, name))
+        };
+        let done = self.once(req, |_| Ok(()), unlink);
         self.reply_empty("unlink", done, reply);
     }
 
@@ -198,7 +202,12 @@ impl Filesystem for Dispatch {
     ) {
         let rename = || {
             let mode = rename_mode(flags, caller(req))?;
-            self.volume.rename(ino(parent)?, name_of(name)?, ino(newparent)?, name_of(newname)?, mode)
+            let (from, to) = ((ino(parent)?, name_of(name)?), (ino(newparent)?, name_of(newname)?));
+            let rename = || self.volume.rename(from.0, from.1, to.0, to.1, mode);
+            match mode {
+                RenameMode::Replace | RenameMode::Whiteout(_) => self.removing(req.pid(), to, rename),
+                RenameMode::NoReplace | RenameMode::Exchange => rename(),
+            }
         };
         let done = self.once(req, |_| Ok(()), rename);
         self.reply_empty("rename", done, reply);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use crate::types::{Ino, Name};
+use crate::volume::Relabelled;
 
 /// Sends invalidations, never from a thread that serves requests: the kernel may hold locks that such a request waits for.
 #[derive(Default)]
@@ -23,21 +24,25 @@ impl Notices {
         let _only_once = self.notifier.set(notifier);
     }
 
-    /// Makes the kernel ask again for the names that `changed` gives, and runs `then`. Rare (a relabel), so a thread of its own costs nothing
+    /// Makes the kernel ask again for the names and inodes that `changed` gives, and runs `then`. Rare (a relabel), so a thread of its own costs nothing
     /// that counts.
     ///
     /// One at a time: when `then` runs, all names that had changed before the call are asked for again, whichever call it was that got them.
-    pub(super) fn forget_names(
+    pub(super) fn forget_relabelled(
         self: &Arc<Self>,
-        changed: impl FnOnce() -> Vec<(Ino, Name)> + Send + 'static,
+        changed: impl FnOnce() -> Relabelled + Send + 'static,
         then: impl FnOnce() + Send + 'static,
     ) {
         let notices = Arc::clone(self);
         let send = move || {
             {
                 let _one_at_a_time = notices.sending.lock();
-                for (dir, name) in changed() {
+                let Relabelled { inodes, names } = changed();
+                for (dir, name) in names {
                     notices.forget_name(dir, &name);
+                }
+                for ino in inodes {
+                    notices.forget_attr(ino);
                 }
             }
             then();

@@ -52,9 +52,13 @@ impl Dispatch {
             warn!(ve = %self.ve, %ino, %error, "the kernel took no backing file");
             Errno::EIO
         })?;
-        if kind == Handle::Writer && !self.ledger.carried_out(unique) {
-            self.writers.add(ino);
-            self.notices.forget_attr(ino);
+        if !self.ledger.carried_out(unique) {
+            if kind == Handle::Writer {
+                self.writers.add(ino);
+                self.notices.forget_attr(ino);
+            } else if write {
+                self.writers.add_served(ino);
+            }
         }
         Ok(Opened { handle: FileHandle(handle), flags, backing })
     }
@@ -68,7 +72,7 @@ impl Dispatch {
         let ino = ino(node)?;
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0;
         if flags.0 & libc::O_TRUNC != 0 {
-            let set = SetAttr { size: Some(0), through_handle: true, ..SetAttr::default() };
+            let set = SetAttr { size: Some(0), ..SetAttr::default() };
             self.volume.set_attr(ino, set, self.rights(req))?;
         }
         let sharing = self.sharing();
@@ -161,8 +165,10 @@ impl Dispatch {
         }
         if counted {
             self.volume.release(ino, sharing);
-            if kind == Handle::Writer {
-                self.writers.drop(ino);
+            match (kind, handle.0 & HANDLE_WRITES != 0) {
+                (Handle::Writer, _) => self.writers.drop(ino),
+                (Handle::Served, true) => self.writers.drop_served(ino),
+                _ => {}
             }
         }
         if !self.ledger.knows(ino) {

@@ -52,10 +52,11 @@ pub(super) fn rename_mode(flags: RenameFlags, caller: Caller) -> Result<RenameMo
 
 /// What setxattr(2) demands of what is there.
 pub(super) fn xattr_mode(flags: i32) -> XattrMode {
-    match flags {
-        libc::XATTR_CREATE => XattrMode::Create,
-        libc::XATTR_REPLACE => XattrMode::Replace,
-        _ => XattrMode::Any,
+    match (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0) {
+        (false, false) => XattrMode::Any,
+        (true, false) => XattrMode::Create,
+        (false, true) => XattrMode::Replace,
+        (true, true) => XattrMode::Neither,
     }
 }
 

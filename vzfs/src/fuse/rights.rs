@@ -12,6 +12,7 @@ use crate::types::IdShift;
 use crate::volume::Rights;
 
 /// Bits of a capability set.
+const CAP_FOWNER: u64 = 1 << 3;
 const CAP_FSETID: u64 = 1 << 4;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -91,6 +92,11 @@ impl Rights for Process {
             || (found.may_set_ids()
                 && is_mapped(self.pid, "uid_map", uid)
                 && is_mapped(self.pid, "gid_map", gid))
+    }
+
+    fn may_change_mode(&self, uid: u32) -> bool {
+        let (Some(found), Some(uid)) = (self.credentials(), self.to_host(uid)) else { return false };
+        found.uid == uid || (found.capabilities & CAP_FOWNER != 0 && is_mapped(self.pid, "uid_map", uid))
     }
 }
 
@@ -176,7 +182,7 @@ mod tests {
     fn unseen_processes_have_no_rights() {
         // No process has the number 0.
         let process = Process::new(0, (0, 0), None);
-        assert!(!process.keeps_privileges() && !process.keeps_setgid(0, 0));
+        assert!(!process.keeps_privileges() && !process.keeps_setgid(0, 0) && !process.may_change_mode(0));
     }
 
     #[test]
@@ -184,6 +190,8 @@ mod tests {
         let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let process = |ids| Process::new(std::process::id(), ids, None);
         assert!(process(own).keeps_setgid(own.0, own.1));
-        assert!(!process((own.0 + 1, own.1)).keeps_setgid(own.0, own.1));
+        assert!(process(own).may_change_mode(own.0));
+        let other = process((own.0 + 1, own.1));
+        assert!(!other.keeps_setgid(own.0, own.1) && !other.may_change_mode(own.0));
     }
 }

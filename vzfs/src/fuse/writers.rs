@@ -12,6 +12,8 @@ use crate::types::Ino;
 pub(super) struct Writers {
     /// Handles open for writing in passthrough mode; 0 for a file whose maps are to be looked for.
     by_ino: Mutex<HashMap<Ino, u32>>,
+    /// Handles open for writing that the daemon serves.
+    served: Mutex<HashMap<Ino, u32>>,
 }
 
 /// What a file is to [`Writers`].
@@ -26,9 +28,36 @@ pub(super) enum Written {
 }
 
 impl Writers {
-    /// Those of a mount that is taken over, from the inodes that the kernel knows and their handles for writing. Any of them may be mapped.
-    pub(super) fn adopt(known: impl IntoIterator<Item = (Ino, u32)>) -> Writers {
-        Writers { by_ino: Mutex::new(known.into_iter().collect()) }
+    /// Those of a mount that is taken over, from the inodes that the kernel knows and their handles for writing, any of which may be mapped; and from
+    /// those with handles that the daemon serves, any of which may be for writing.
+    pub(super) fn adopt(
+        known: impl IntoIterator<Item = (Ino, u32)>,
+        served: impl IntoIterator<Item = (Ino, u32)>,
+    ) -> Writers {
+        let served = served.into_iter().filter(|(_, handles)| *handles > 0);
+        Writers { by_ino: Mutex::new(known.into_iter().collect()), served: Mutex::new(served.collect()) }
+    }
+
+    /// A handle for writing that the daemon serves is opened.
+    pub(super) fn add_served(&self, ino: Ino) {
+        *self.served.lock().entry(ino).or_insert(0) += 1;
+    }
+
+    /// A handle for writing that the daemon serves is closed.
+    pub(super) fn drop_served(&self, ino: Ino) {
+        let mut served = self.served.lock();
+        if let Some(handles) = served.get_mut(&ino) {
+            *handles = handles.saturating_sub(1);
+            if *handles == 0 {
+                served.remove(&ino);
+            }
+        }
+    }
+
+    /// Whether somebody may have the file open for writing.
+    pub(super) fn any(&self, ino: Ino) -> bool {
+        self.by_ino.lock().get(&ino).is_some_and(|handles| *handles > 0)
+            || self.served.lock().contains_key(&ino)
     }
 
     /// A handle for writing is opened.
@@ -46,6 +75,7 @@ impl Writers {
     /// The kernel has forgotten the inode, which it does not while it is mapped.
     pub(super) fn forget(&self, ino: Ino) {
         self.by_ino.lock().remove(&ino);
+        self.served.lock().remove(&ino);
     }
 
     /// Whether the kernel writes to a file. `is_mapped` is asked only about a file that was closed, and no handle is added meanwhile.
@@ -80,5 +110,27 @@ mod tests {
         writers.drop(ino);
         writers.forget(ino);
         assert_eq!(writers.state(ino, || unreachable!("it is forgotten")), Written::No);
+    }
+
+    #[test]
+    fn who_may_write_is_known_in_both_modes() {
+        let (writers, ino) = (Writers::default(), Ino::ROOT);
+        assert!(!writers.any(ino));
+        writers.add(ino);
+        assert!(writers.any(ino));
+        writers.drop(ino);
+        assert!(!writers.any(ino));
+        writers.add_served(ino);
+        writers.add_served(ino);
+        writers.drop_served(ino);
+        assert!(writers.any(ino));
+        assert_eq!(writers.state(ino, || false), Written::NoLonger, "the kernel does not write to it");
+        writers.drop_served(ino);
+        assert!(!writers.any(ino));
+        let writers = Writers::adopt([], [(ino, 1)]);
+        assert!(writers.any(ino));
+        writers.forget(ino);
+        assert!(!writers.any(ino));
+        assert!(Writers::adopt([(ino, 1)], [(ino, 0)]).any(ino));
     }
 }

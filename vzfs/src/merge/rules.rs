@@ -192,7 +192,8 @@ impl Rules {
         &self.0
     }
 
-    fn own_for(&self, path: &[u8]) -> Option<&MergeRule> {
+    /// The rule for a path that goes before the built-in ones, if there is one.
+    pub fn own_for(&self, path: &[u8]) -> Option<&MergeRule> {
         self.0.iter().find(|own| matches(own.glob.as_bytes(), path))
     }
 

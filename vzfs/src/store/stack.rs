@@ -274,7 +274,7 @@ impl Stack<'_> {
         if !disputed.is_empty() {
             let what = disputed.join(", ");
             let text = format!("{ours_label} and {theirs_label} differ in {what}; the latter counts");
-            self.notes.push(Note::new(&path, text));
+            self.notes.push(Note::loss(&path, text));
         }
         if ours.is_same(&theirs) || is_os(&ours) {
             // The overlay has it already, but for the attributes.

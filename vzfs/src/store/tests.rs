@@ -107,8 +107,8 @@ fn ve_name(text: &str) -> VeName {
     text.parse().expect("a legal name")
 }
 
-fn import(store: &Store, spec: &str, source: PathBuf, os: Option<&str>) -> Result<Template, StoreError> {
-    let request = ImportRequest {
+fn import_request(spec: &str, source: PathBuf, os: Option<&str>) -> ImportRequest {
+    ImportRequest {
         template: spec.parse().expect("legal"),
         source,
         kind: None,
@@ -119,8 +119,11 @@ fn import(store: &Store, spec: &str, source: PathBuf, os: Option<&str>) -> Resul
         exclude: vec!["tmp/**".to_owned()],
         merge: Vec::new(),
         recipe: None,
-    };
-    store.import(&request, &())
+    }
+}
+
+fn import(store: &Store, spec: &str, source: PathBuf, os: Option<&str>) -> Result<Template, StoreError> {
+    store.import(&import_request(spec, source, os), &())
 }
 
 fn commit_request(spec: &str) -> CommitVe {

@@ -92,6 +92,14 @@ impl Timestamp {
     pub fn new(secs: i64, nanos: u32) -> Self {
         Timestamp { secs, nanos: nanos.min(999_999_999) }
     }
+
+    /// A nanosecond later.
+    pub fn next(self) -> Self {
+        match self.nanos {
+            999_999_999 => Timestamp { secs: self.secs.saturating_add(1), nanos: 0 },
+            nanos => Timestamp { nanos: nanos + 1, ..self },
+        }
+    }
 }
 
 impl From<SystemTime> for Timestamp {

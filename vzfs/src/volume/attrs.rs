@@ -39,11 +39,8 @@ pub struct SetAttr {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
-    /// Truncate or extend to this size.
+    /// Truncate or extend to this size. mtime and ctime move also when the file has it already, as on ext4.
     pub size: Option<u64>,
-    /// The size is set through a descriptor (ftruncate(2), `O_TRUNC`): mtime and ctime move also when the file has that size
-    /// already. With truncate(2) they do not. So says POSIX, and so do ext4 and XFS.
-    pub through_handle: bool,
     /// Access time.
     pub atime: Option<SetTime>,
     /// Modification time.
@@ -59,26 +56,26 @@ pub enum XattrMode {
     Create,
     /// `XATTR_REPLACE`.
     Replace,
+    /// Both flags: an attribute that is there is refused by the one, one that is not by the other.
+    Neither,
 }
 
 impl Volume {
     /// Changes attributes.
     ///
     /// A change of nothing is what the kernel sends before the caller writes, by itself, to a file that has privileges to lose: they go, as with
-    /// any write.
+    /// any write. [`Volume::chown_nothing`] is another thing.
     ///
     /// # Errors
     /// [`VolumeError::Stale`] when a change of size must relabel the file (see `content`).
     pub fn set_attr(&self, ino: Ino, set: SetAttr, rights: impl Rights) -> Result<Attr> {
-        let others = SetAttr { size: None, through_handle: false, ..set };
+        let others = SetAttr { size: None, ..set };
         if let Some(size) = set.size {
-            self.truncate(ino, size, set.through_handle, &rights)?;
+            self.truncate(ino, size, &rights)?;
             if others == SetAttr::default() {
                 return self.attr(ino);
             }
         }
-        // A change of nothing is chown(2) that leaves both ids alone, or a write that must take privileges away. Which of them it
-        // is does not show, so the superuser's chown of nothing leaves setuid and setgid alone.
         let nothing = others == SetAttr::default();
         self.update(ino, |volume, record, now| {
             if let Some(perm) = set.perm {
@@ -98,22 +95,41 @@ impl Volume {
                 record.uid = set.uid.unwrap_or(record.uid);
                 record.gid = set.gid.unwrap_or(record.gid);
             }
-            let atime = set.atime.map(|time| time.resolve(now));
-            let mtime = set.mtime.map(|time| time.resolve(now));
-            record.atime = atime.unwrap_or(record.atime);
-            record.mtime = mtime.unwrap_or(record.mtime);
-            if let (true, PrivateContent::Data { id, .. }) =
-                (atime.is_some() || mtime.is_some(), &record.content)
-            {
-                // The host file's times are the file's (see `meta::PrivateContent`); setting them moves the host's ctime, which must
-                // not be taken for a write later.
-                let (id, file) = (*id, volume.data.open(*id)?);
-                data::set_times(&file, atime, mtime)?;
-                let stamp = data::HostStat::of_file(&file)?.ctime;
-                record.content = PrivateContent::Data { id, stamp };
+            let resolve = |time: SetTime| time.resolve(now);
+            volume.set_times(record, set.atime.map(resolve), set.mtime.map(resolve))
+        })
+    }
+
+    /// chown(2) that leaves both ids alone: it takes away what any chown takes away, and may be done by whoever may take that away. ctime moves.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotPermitted`] when somebody else than the owner would take setuid or setgid away.
+    pub fn chown_nothing(&self, ino: Ino, rights: impl Rights) -> Result<Attr> {
+        self.update(ino, |_, record, _| {
+            let perm = record.perm;
+            drop_privileges(record, false, &rights);
+            if record.perm != perm && !rights.may_change_mode(record.uid) {
+                return Err(VolumeError::NotPermitted("only the owner may take setuid and setgid away"));
             }
             Ok(())
         })
+    }
+
+    /// Sets times in a record. That moves the host file's ctime, which must not be taken for a write later: the caller stamps the record.
+    pub(super) fn set_times(
+        &self,
+        record: &mut InodeRecord,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<()> {
+        record.atime = atime.unwrap_or(record.atime);
+        record.mtime = mtime.unwrap_or(record.mtime);
+        if let (true, PrivateContent::Data { id, .. }) = (atime.is_some() || mtime.is_some(), &record.content)
+        {
+            // The host file's times are the file's (see `meta::PrivateContent`).
+            data::set_times(&self.data.open(*id)?, atime, mtime)?;
+        }
+        Ok(())
     }
 
     /// Reads-changes-writes an inode's record; ctime moves.
@@ -132,10 +148,25 @@ impl Volume {
         let mut record = self.pin(ino, node, &mut batch);
         let now = self.clock.now();
         change(self, &mut record, now)?;
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         batch.put_inode(ino, &record);
         batch.commit_once(None)?;
         self.record_attr(ino, &record)
+    }
+
+    /// Changes extended attributes and what follows from them. What changes nothing moves no ctime, as on ext4.
+    fn update_if_changed(&self, ino: Ino, change: impl FnOnce(&mut InodeRecord) -> Result<()>) -> Result<()> {
+        let _exclusive = self.names.write();
+        let mut batch = self.meta.changes(self.ve);
+        let before = self.pin(ino, self.node(ino)?, &mut batch);
+        let mut record = before.clone();
+        change(&mut record)?;
+        if record == before {
+            return Ok(());
+        }
+        self.stamp(&mut record, self.clock.now())?;
+        batch.put_inode(ino, &record);
+        Ok(batch.commit_once(None)?)
     }
 
     /// Takes away what a change of content must take away: file capabilities, and setuid and setgid unless who changed it keeps them.
@@ -191,10 +222,10 @@ impl Volume {
             return Err(VolumeError::NameTooLong);
         }
         check_xattr_name(name)?;
-        self.update(ino, |_, record, _| {
+        self.update_if_changed(ino, |record| {
             match (mode, record.xattrs.contains_key(name)) {
-                (XattrMode::Create, true) => return Err(VolumeError::Exists),
-                (XattrMode::Replace, false) => return Err(VolumeError::NoData),
+                (XattrMode::Create | XattrMode::Neither, true) => return Err(VolumeError::Exists),
+                (XattrMode::Replace | XattrMode::Neither, false) => return Err(VolumeError::NoData),
                 _ => {}
             }
             if name == acl::ACCESS {
@@ -209,8 +240,7 @@ impl Volume {
             record.xattrs.insert(name.to_vec(), value.to_vec());
             let bytes: usize = record.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
             if bytes > MAX_XATTRS_BYTES { Err(VolumeError::XattrSpace) } else { Ok(()) }
-        })?;
-        Ok(())
+        })
     }
 
     /// Removes an extended attribute.
@@ -263,8 +293,11 @@ fn set_access_acl(record: &mut InodeRecord, value: &[u8], rights: impl Rights) -
 /// Whether anything was there to take. A setgid bit without group execution is no privilege; it goes only where its owner could not set it
 /// again either. A directory's bits are no privileges.
 fn drop_privileges(record: &mut InodeRecord, keep_mode: bool, rights: &impl Rights) -> bool {
+    if record.kind == FileKind::Dir {
+        return false;
+    }
     let had_capability = record.xattrs.remove(CAPABILITY).is_some();
-    if record.kind == FileKind::Dir || keep_mode {
+    if keep_mode {
         return had_capability;
     }
     let before = record.perm;

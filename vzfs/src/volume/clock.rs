@@ -3,8 +3,8 @@
 //! A private file's times are set by the kernel, from a clock that is a few milliseconds behind the real time (it moves with the timer's
 //! ticks), or the real time where somebody looks at the file often (multigrain timestamps, Linux 6.13). What the volume stamps itself, such as
 //! directories and links, must fit in between, or a program that compares two files finds the later one older, as `make` would. So the volume
-//! asks the kernel what it would stamp on a file: it touches one in memory and looks. Looking makes the kernel stamp the real time, and then no
-//! file a time before that.
+//! asks the kernel what it would stamp on a file: it touches one in memory and looks. Looking makes the kernel stamp the real time the next time,
+//! and then no file a time before that.
 
 use std::fs::File;
 
@@ -24,9 +24,11 @@ impl Clock {
         Clock { touched: file.ok().map(File::from) }
     }
 
-    /// The current time.
+    /// The current time: later than what any file was stamped with before.
     pub(super) fn now(&self) -> Timestamp {
-        self.touched.as_ref().and_then(touch).unwrap_or_else(Timestamp::now)
+        // The first time may be that of the last tick, which another file has already.
+        let twice = |file| touch(file).and_then(|_| touch(file));
+        self.touched.as_ref().and_then(twice).unwrap_or_else(Timestamp::now)
     }
 }
 
@@ -39,6 +41,17 @@ fn touch(file: &File) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn now_is_later_than_what_a_file_shows() {
+        let clock = Clock::new();
+        let file = tempfile::tempfile_in("/var/tmp").expect("scratch file");
+        for number in 0..2000_u64 {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"x", number).expect("write");
+            let shown = crate::volume::data::HostStat::of_file(&file).expect("stat").ctime;
+            assert!(clock.now() > shown, "{number}: {shown:?}");
+        }
+    }
 
     #[test]
     fn what_happens_later_is_not_earlier_on_a_file() {

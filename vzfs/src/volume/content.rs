@@ -304,7 +304,9 @@ impl Volume {
         old.nlink = 0;
         batch.put_inode(ino, &old);
         batch.commit()?;
-        self.relabelled.lock().extend(names);
+        let mut relabelled = self.relabelled.lock();
+        relabelled.inodes.push(ino);
+        relabelled.names.extend(names);
         Ok(())
     }
 
@@ -346,21 +348,16 @@ impl Volume {
         Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
     }
 
-    /// Sets a file's size. See [`SetAttr::through_handle`](super::SetAttr::through_handle).
-    pub(super) fn truncate(
-        &self,
-        ino: Ino,
-        size: u64,
-        through_handle: bool,
-        rights: &impl Rights,
-    ) -> Result<()> {
-        let attr = {
+    /// Sets a file's size; mtime and ctime move in any case.
+    pub(super) fn truncate(&self, ino: Ino, size: u64, rights: &impl Rights) -> Result<()> {
+        let (attr, on_blob) = {
             let _shared = self.names.read();
             let node = self.node(ino)?;
-            if !through_handle {
+            // Who has the file open may mean just this one.
+            if !self.opens.lock().has(ino) {
                 self.check_named(&node)?;
             }
-            self.attr_of(ino, &node)?
+            (self.attr_of(ino, &node)?, blob_of(&node).is_some())
         };
         match attr.kind {
             FileKind::File => {}
@@ -370,8 +367,12 @@ impl Volume {
         if i64::try_from(size).is_err() {
             return Err(VolumeError::Invalid("the size is negative"));
         }
-        if attr.size == size && !through_handle {
-            return self.kill_privileges(ino, rights);
+        if on_blob && attr.size == size {
+            // Nothing is copied for a time.
+            self.kill_privileges(ino, rights)?;
+            return self
+                .update(ino, |volume, record, now| volume.set_times(record, None, Some(now)))
+                .map(drop);
         }
         if !self.copy_up(ino, Some(size))? {
             self.with_data(ino, |file| file.set_len(size), "truncate")?;

@@ -100,6 +100,11 @@ pub trait Rights {
     /// `CAP_FSETID` over such files.
     fn keeps_setgid(&self, uid: u32, gid: u32) -> bool;
 
+    /// Whether the mode of a file of this owner may be changed: the caller is the owner, or has `CAP_FOWNER` over such files.
+    fn may_change_mode(&self, _uid: u32) -> bool {
+        false
+    }
+
     /// Whether a new owner leaves setuid, setgid and capabilities alone: not for chown(2), but for who copies a file with them.
     fn keeps_all_on_chown(&self) -> bool {
         false
@@ -115,6 +120,10 @@ impl Rights for Caller {
     fn keeps_setgid(&self, _uid: u32, gid: u32) -> bool {
         self.uid == 0 || self.gid == gid
     }
+
+    fn may_change_mode(&self, uid: u32) -> bool {
+        self.uid == 0 || self.uid == uid
+    }
 }
 
 /// Everything, or nothing.
@@ -124,6 +133,10 @@ impl Rights for bool {
     }
 
     fn keeps_setgid(&self, _uid: u32, _gid: u32) -> bool {
+        *self
+    }
+
+    fn may_change_mode(&self, _uid: u32) -> bool {
         *self
     }
 }
@@ -140,16 +153,25 @@ pub struct Volume {
     names: RwLock<()>,
     /// Taken after `names`.
     opens: Mutex<Opens>,
-    /// Names that lead to other inodes than the kernel believes, until somebody who caches names asks. Taken after `names`.
-    relabelled: Mutex<Vec<(Ino, Name)>>,
     /// Whether the kernel may not know yet of the last rebase.
     unsettled: Unsettled,
+    /// What the kernel believes otherwise, until it is told. Taken after `names`.
+    relabelled: Mutex<Relabelled>,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
     first_number: u64,
     /// Taken last.
     numbers: Mutex<std::ops::Range<u64>>,
     /// Taken before `names`.
     copying: [Mutex<()>; COPY_STRIPES],
+}
+
+/// What has changed without the kernel's knowledge: by relabels, and by renames while it did not know yet of a rebase.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Relabelled {
+    /// The inodes that have lost their names.
+    pub inodes: Vec<Ino>,
+    /// The names that belong to others now.
+    pub names: Vec<(Ino, Name)>,
 }
 
 /// An inode, from whichever side has it.
@@ -182,8 +204,8 @@ impl Volume {
             names: RwLock::new(()),
             opens: Mutex::default(),
             clock: Clock::new(),
-            relabelled: Mutex::new(Vec::new()),
             unsettled: Unsettled::default(),
+            relabelled: Mutex::default(),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
         })
@@ -234,31 +256,6 @@ impl Volume {
         self.attr_of(ino, &self.node(ino)?)
     }
 
-    /// As [`Volume::attr`], for a number that somebody has kept in a file handle: the inode may be gone for long.
-    pub fn attr_of_handle(&self, ino: Ino) -> Result<Attr> {
-        let _shared = self.names.read();
-        let node = self.node(ino)?;
-        if !self.exists(ino)? {
-            return Err(VolumeError::NotFound);
-        }
-        self.attr_of(ino, &node)
-    }
-
-    /// Whether an inode has a record, or is one of the base's that the VE still shows: those that it removed have none any more. The caller
-    /// holds `names`.
-    fn exists(&self, ino: Ino) -> Result<bool> {
-        if ino == Ino::ROOT || self.meta.inode(self.ve, ino)?.is_some() {
-            return Ok(true);
-        }
-        let Some(view) = self.base().node(ino) else { return Ok(false) };
-        for (dir, name) in view.names() {
-            if self.meta.entry(self.ve, dir, name)?.is_none() && self.exists(dir)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _shared = self.names.read();
@@ -304,15 +301,14 @@ impl Volume {
         Ok(self.meta.sync()?)
     }
 
-    /// The names that came to lead to other inodes than the kernel believes since the last call: by relabels, and by renames while it did not
-    /// know yet of a rebase.
-    pub fn take_relabelled(&self) -> Vec<(Ino, Name)> {
+    /// What relabels, and renames while the kernel did not know yet of a rebase, have changed since the last call.
+    pub fn take_relabelled(&self) -> Relabelled {
         std::mem::take(&mut *self.relabelled.lock())
     }
 
     /// Whether there are such names.
     pub fn has_relabelled(&self) -> bool {
-        !self.relabelled.lock().is_empty()
+        *self.relabelled.lock() != Relabelled::default()
     }
 
     /// Space and inodes of the host filesystem that holds the private data.
@@ -394,11 +390,21 @@ impl Volume {
                 (attr.size, attr.blocks) = (host.size, host.blocks);
                 (attr.atime, attr.mtime) = (host.atime, host.mtime);
                 if host.ctime > *stamp {
-                    attr.ctime = record.ctime.max(host.ctime);
+                    // The kernel may have stamped what the clock said last.
+                    attr.ctime = host.ctime.max(record.ctime.next());
                 }
             }
         }
         Ok(attr)
+    }
+
+    /// Moves the ctime of a record that is about to be written.
+    fn stamp(&self, record: &mut InodeRecord, now: Timestamp) -> Result<()> {
+        record.ctime = now;
+        if let PrivateContent::Data { id, stamp } = &mut record.content {
+            *stamp = self.data.stat(*id)?.ctime;
+        }
+        Ok(())
     }
 
     /// The next number of the counter (V3).

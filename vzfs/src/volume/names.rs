@@ -92,11 +92,14 @@ impl Volume {
             // A program that has not asked for a new file opens this one when the kernel has looked again.
             return Err(if self.unsettled.is_now() { VolumeError::Stale } else { VolumeError::Exists });
         }
-        let record = new_record(&parent, dir, new, caller, content, self.clock.now());
+        let now = self.clock.now();
+        // A data file has its times from the host.
+        let born = if let PrivateContent::Data { stamp, .. } = &content { *stamp } else { now };
+        let record = new_record(&parent, dir, new, caller, content, born);
         if new.kind == FileKind::Dir {
             parent.nlink = parent.nlink.checked_add(1).ok_or(VolumeError::TooManyLinks)?;
         }
-        touch(&mut parent, record.ctime);
+        touch(&mut parent, now);
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
         batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
@@ -126,7 +129,7 @@ impl Volume {
         let mut record = self.pin(ino, node, &mut batch);
         let now = self.clock.now();
         record.nlink += 1;
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         touch(&mut parent, now);
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
@@ -236,7 +239,7 @@ impl Volume {
         if self.unsettled.is_now() {
             // The kernel goes on with the inodes that it believes to have had these names.
             let moved = [(dir, name.to_name()), (new_dir, new_name.to_name())];
-            self.relabelled.lock().extend(moved);
+            self.relabelled.lock().names.extend(moved);
         }
         Ok(())
     }
@@ -251,7 +254,7 @@ impl Volume {
         batch: &mut Changes<'_>,
     ) -> Result<()> {
         let mut record = self.pin(ino, self.node(ino)?, batch);
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         if record.kind == FileKind::Dir {
             record.parent = dir.get();
         }
@@ -287,7 +290,7 @@ impl Volume {
     fn drop_name(&self, ino: Ino, now: Timestamp, batch: &mut Changes<'_>) -> Result<()> {
         let mut record = self.pin(ino, self.node(ino)?, batch);
         record.nlink = if record.kind == FileKind::Dir { 0 } else { record.nlink.saturating_sub(1) };
-        record.ctime = now;
+        self.stamp(&mut record, now)?;
         batch.put_inode(ino, &record);
         Ok(())
     }

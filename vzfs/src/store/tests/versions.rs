@@ -11,21 +11,6 @@ fn rule(path: &str, rule: &str) -> MergeRule {
     MergeRule { path: path.to_owned(), rule: rule.to_owned(), generate: None }
 }
 
-fn request(spec: &str, source: PathBuf, os: Option<&str>) -> ImportRequest {
-    ImportRequest {
-        template: spec.parse().expect("legal"),
-        source,
-        kind: None,
-        os: os.map(reference),
-        summary: String::new(),
-        labels: BTreeMap::new(),
-        packages: None,
-        exclude: Vec::new(),
-        merge: Vec::new(),
-        recipe: None,
-    }
-}
-
 /// What a VE that is not mounted shows.
 fn read(store: &Store, ve: &str, path: &str) -> String {
     let volume = store.volume(&store.slot(&ve_name(ve)).expect("there")).expect("opens");
@@ -42,7 +27,7 @@ fn store_with_rules(place: &Place, low: &[MergeRule], high: &[MergeRule]) -> Sto
     let import = |spec, name, list: &str, os, merge: &[MergeRule]| {
         let source = place.source(name, &[("etc/list", list), ("etc/hostname", "base\n")]);
         store
-            .import(&ImportRequest { merge: merge.to_vec(), ..request(spec, source, os) }, &())
+            .import(&ImportRequest { merge: merge.to_vec(), ..import_request(spec, source, os) }, &())
             .expect("imports")
     };
     import("debian@12", "os", "a\n", None, &[rule("etc/**", "take")]);
@@ -89,8 +74,10 @@ fn other_rules_are_another_base_and_a_lost_base_is_made_again_by_its_own() {
     create(&store, "a", &["debian", "low", "high"], None).expect("makes");
     // The same layer under another name, with another rule.
     let source = place.dir.path().join("low");
-    let other =
-        ImportRequest { merge: vec![rule("etc/list", "keep")], ..request("low2@1", source, Some("debian")) };
+    let other = ImportRequest {
+        merge: vec![rule("etc/list", "keep")],
+        ..import_request("low2@1", source, Some("debian"))
+    };
     let other = store.import(&other, &()).expect("imports");
     assert_eq!(other.digest, store.template(&reference("low")).expect("there").digest);
     create(&store, "b", &["debian", "low2", "high"], None).expect("makes");
@@ -121,8 +108,10 @@ fn rules_that_make_no_sense_are_refused() {
         (rule("/etc/x", "text"), "/etc/x"),
         (MergeRule { generate: Some("x".into()), ..rule("etc/x", "text") }, "derived"),
     ] {
-        let request =
-            ImportRequest { merge: vec![merge], ..request("debian@12", place.source("os", &BASE), None) };
+        let request = ImportRequest {
+            merge: vec![merge],
+            ..import_request("debian@12", place.source("os", &BASE), None)
+        };
         let error = store.import(&request, &()).expect_err("refused");
         assert!(matches!(error, StoreError::Invalid(_)) && error.to_string().contains(part), "{error}");
     }
@@ -352,8 +341,10 @@ fn what_a_template_was_built_of_is_kept_as_long_as_it() {
     let store = place.open();
     let recipe = place.dir.path().join("recipe.tar");
     fs::write(&recipe, vec![7; 50_000]).expect("writes");
-    let build =
-        ImportRequest { recipe: Some(recipe), ..request("debian@12", place.source("os", &BASE), None) };
+    let build = ImportRequest {
+        recipe: Some(recipe),
+        ..import_request("debian@12", place.source("os", &BASE), None)
+    };
     let made = store.import(&build, &()).expect("imports");
     assert_eq!(made.origin.how, How::Built);
     let df = store.df().expect("counts");

@@ -99,8 +99,18 @@ impl<'v> Judge<'v> {
         for ino in delta.linked() {
             self.link(*ino)?;
         }
+        for (dir, name) in &entries {
+            let (entry, change) = (self.entry(*dir, name)?, delta.name(*dir, name));
+            let (Some(entry), Some(change)) = (entry, change) else { continue };
+            let is_dir = matches!(entry, EntryRecord::Node(_, FileKind::Dir));
+            if is_dir != change.new.is_some_and(|(_, kind)| kind == FileKind::Dir) {
+                self.counted.insert(*dir);
+            }
+        }
         for dir in std::mem::take(&mut self.counted) {
-            self.pin(dir)?;
+            if delta.new.node(dir).is_some() {
+                self.pin(dir)?;
+            }
         }
         for (dir, names) in delta.names() {
             self.recount(dir, names)?;
@@ -334,7 +344,7 @@ impl<'v> Judge<'v> {
 
     /// Gives a directory of the new base a record of its own.
     fn pin(&mut self, dir: Ino) -> Result<()> {
-        if self.record(dir)?.is_some() {
+        if self.record(dir)?.is_some() || !self.shows_dir(dir)? {
             return Ok(());
         }
         let view = self.new_view(dir)?;

@@ -29,6 +29,12 @@ impl Unsettled {
         *self.end.lock() = Some(Instant::now() + GRACE);
     }
 
+    /// There is no kernel.
+    #[cfg(test)]
+    pub(in crate::volume) fn end_now(&self) {
+        *self.end.lock() = Some(Instant::now());
+    }
+
     /// Whether the kernel may be behind.
     pub(in crate::volume) fn is_now(&self) -> bool {
         if !self.any.load(Ordering::Acquire) {

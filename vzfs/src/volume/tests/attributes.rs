@@ -1,6 +1,8 @@
-//! Attributes, times and handles.
+//! Attributes, times and open files.
 
 use super::*;
+
+const CAPABILITY: &[u8] = b"security.capability";
 
 #[test]
 fn writes_by_others_than_root_take_setuid_away() {
@@ -28,6 +30,61 @@ fn a_change_of_nothing_takes_privileges_away_as_a_write_does() {
     scene.volume.set_attr(su, SetAttr::default(), Caller::ROOT).expect("nothing");
     assert_eq!(scene.volume.attr(su).expect("attr").perm, 0o4755);
     assert_eq!(scene.volume.set_attr(su, SetAttr::default(), USER).expect("nothing").perm, 0o755);
+}
+
+/// Or anybody could take setuid from `su`.
+#[test]
+fn chown_of_nothing_takes_away_only_what_the_owner_may() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    let refused = Err("NotPermitted".to_owned());
+    assert_eq!(plain(scene.volume.chown_nothing(su, USER)).map(|attr| attr.perm), refused);
+    assert_eq!(scene.volume.attr(su).expect("attr").perm, 0o4755);
+    let before = scene.volume.chown_nothing(su, Caller::ROOT).expect("chown");
+    assert_eq!(before.perm, 0o755);
+    let after = scene.volume.chown_nothing(su, USER).expect("there is nothing to take");
+    assert!(after.ctime > before.ctime);
+    scene.volume.set_xattr(su, CAPABILITY, b"x", XattrMode::Any, Caller::ROOT).expect("set");
+    scene.volume.chown_nothing(su, USER).expect("capabilities go whoever does it");
+    assert_eq!(plain(scene.volume.xattr(su, CAPABILITY)), Err("NoData".to_owned()));
+}
+
+#[test]
+fn a_directory_keeps_its_capabilities() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let etc = scene.at("etc");
+    scene.volume.set_xattr(etc, CAPABILITY, b"x", XattrMode::Any, Caller::ROOT).expect("set");
+    let set = SetAttr { uid: Some(7), ..SetAttr::default() };
+    scene.volume.set_attr(etc, set, Caller::ROOT).expect("chown");
+    assert_eq!(plain(scene.volume.xattr(etc, CAPABILITY)), Ok(b"x".to_vec()));
+}
+
+/// The kernel stamps the last tick's time on a file that nobody has looked at, and the volume's clock is not behind it.
+#[test]
+fn every_change_moves_ctime() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let hosts = scene.at("etc/hosts");
+    let open = scene.volume.open_file(hosts, true, Sharing::Passthrough).expect("open");
+    let mut last = scene.volume.attr(hosts).expect("attr").ctime;
+    for number in 0..500_u64 {
+        match number % 4 {
+            0 => std::os::unix::fs::FileExt::write_all_at(&*open.file, b"x", number).expect("write"),
+            1 => {
+                let perm = SetAttr { perm: Some(0o644), ..SetAttr::default() };
+                scene.volume.set_attr(hosts, perm, Caller::ROOT).expect("chmod");
+            }
+            2 => {
+                scene.volume.link(hosts, Ino::ROOT, name("link")).expect("link");
+            }
+            _ => scene.volume.unlink(Ino::ROOT, name("link")).expect("unlink"),
+        }
+        let ctime = scene.volume.attr(hosts).expect("attr").ctime;
+        assert!(ctime > last, "{number}: {ctime:?} after {last:?}");
+        last = ctime;
+    }
 }
 
 #[test]
@@ -103,26 +160,6 @@ fn regression_a_directory_made_before_a_write_is_not_newer() {
     }
 }
 
-/// A number in a file handle outlives the inode; the base knows it still.
-#[test]
-fn regression_a_handle_of_a_removed_template_file_does_not_bring_it_back() {
-    let store = Store::new();
-    let scene = Scene::new(&store, store.base());
-    let (dir, sub, file) = (scene.at("dir"), scene.at("dir/sub"), scene.at("dir/sub/file"));
-    let handle = |ino| plain(scene.volume.attr_of_handle(ino)).map(|attr| attr.ino);
-    assert_eq!(handle(file), Ok(file));
-    scene.volume.rename(dir, name("sub"), Ino::ROOT, name("moved"), RenameMode::Replace).expect("rename");
-    assert_eq!((handle(file), handle(sub)), (Ok(file), Ok(sub)));
-    scene.volume.unlink(sub, name("file")).expect("unlink");
-    assert_eq!(handle(file), Ok(file), "it is an orphan");
-    scene.volume.forget(file).expect("forget");
-    assert_eq!(handle(file), Err("NotFound".to_owned()));
-    scene.volume.rmdir(Ino::ROOT, name("moved")).expect("rmdir");
-    scene.volume.forget(sub).expect("forget");
-    assert_eq!((handle(file), handle(sub)), (Err("NotFound".to_owned()), Err("NotFound".to_owned())));
-    assert_eq!((handle(Ino::ROOT), handle(dir)), (Ok(Ino::ROOT), Ok(dir)));
-}
-
 /// Descriptors are the daemon's scarcest resource: what the kernel serves needs none, and what the daemon serves needs few.
 #[test]
 fn open_files_hold_few_descriptors() {
@@ -148,4 +185,55 @@ fn open_files_hold_few_descriptors() {
         }
     }
     assert!(descriptors() < before + 300);
+}
+
+/// ext4 moves both times, and a template's file needs no copy for that.
+#[test]
+fn a_truncation_to_the_same_size_moves_mtime() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let hosts = scene.at("etc/hosts");
+    let before = scene.volume.attr(hosts).expect("attr");
+    let set = SetAttr { size: Some(before.size), ..SetAttr::default() };
+    for private in [false, true] {
+        if private {
+            scene.volume.open_file(hosts, true, Sharing::Passthrough).expect("copy-up");
+        }
+        let old = SetAttr { mtime: Some(SetTime::At(Timestamp { secs: 5, nanos: 5 })), ..SetAttr::default() };
+        let old = scene.volume.set_attr(hosts, old, Caller::ROOT).expect("utimensat");
+        let after = scene.volume.set_attr(hosts, set, Caller::ROOT).expect("truncate");
+        assert!(after.mtime.secs > 5 && after.ctime >= old.ctime, "{after:?}");
+        assert_eq!((after.ino, after.size), (hosts, before.size));
+    }
+}
+
+#[test]
+fn an_attribute_set_to_what_it_is_moves_no_ctime() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let hosts = scene.at("etc/hosts");
+    let ctime = || scene.volume.attr(hosts).expect("attr").ctime;
+    let set = |name: &[u8], value: &[u8], mode| {
+        plain(scene.volume.set_xattr(hosts, name, value, mode, Caller::ROOT))
+    };
+    let acl = |other: u16| {
+        let entries = [(1_u16, 6_u16), (4, 4), (0x20, other)].map(|(tag, perm)| {
+            [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &u32::MAX.to_le_bytes()].concat()
+        });
+        [&2_u32.to_le_bytes()[..], &entries.concat()].concat()
+    };
+    let mode = SetAttr { perm: Some(0o644), ..SetAttr::default() };
+    scene.volume.set_attr(hosts, mode, Caller::ROOT).expect("chmod");
+    assert_eq!(set(b"user.x", b"y", XattrMode::Any), Ok(()));
+    let before = ctime();
+    assert_eq!(set(b"user.x", b"y", XattrMode::Any), Ok(()));
+    assert_eq!(set(crate::acl::ACCESS, &acl(4), XattrMode::Any), Ok(()), "what the mode says already");
+    assert_eq!(set(b"user.x", b"z", XattrMode::Neither), Err("Exists".to_owned()));
+    assert_eq!(set(b"user.z", b"z", XattrMode::Neither), Err("NoData".to_owned()));
+    assert_eq!(ctime(), before);
+    assert_eq!(set(crate::acl::ACCESS, &acl(0), XattrMode::Any), Ok(()));
+    let after = ctime();
+    assert!(after > before);
+    assert_eq!(set(b"user.x", b"z", XattrMode::Any), Ok(()));
+    assert!(ctime() > after);
 }

@@ -538,7 +538,7 @@ fn programs() -> impl Strategy<Value = Vec<Vec<Act>>> {
         RenameMode::Exchange,
         RenameMode::Whiteout(Caller::ROOT),
     ]);
-    let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace]);
+    let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace, XattrMode::Neither]);
     let act = prop_oneof![
         3 => (place(), select(vec![FileKind::File, FileKind::File, FileKind::Dir]))
             .prop_map(|(place, kind)| Act::Create(place, kind)),

@@ -224,12 +224,13 @@ fn passthrough_relabels_what_is_open_on_its_blob() {
     let new = scene.at("pw");
     assert_ne!(new, old);
     assert_eq!(scene.at("etc/passwd"), new);
-    let mut names = scene.volume.take_relabelled();
+    let Relabelled { inodes, mut names } = scene.volume.take_relabelled();
+    assert_eq!(inodes, [old]);
     names.sort_unstable();
     let mut expected = vec![(Ino::ROOT, name("pw").to_name()), (scene.at("etc"), name("passwd").to_name())];
     expected.sort_unstable();
     assert_eq!(names, expected);
-    assert!(scene.volume.take_relabelled().is_empty());
+    assert_eq!(scene.volume.take_relabelled(), Relabelled::default());
 
     scene.volume.open_file(new, true, Sharing::Passthrough).expect("open the new inode");
     scene.volume.write(new, 0, b"NEW", true).expect("write");
@@ -255,7 +256,7 @@ fn served_mode_changes_the_file_under_the_inode() {
     scene.volume.write(ino, 0, b"NEW", true).expect("write");
     assert_eq!(scene.at("pw"), ino);
     assert_eq!(content(&scene.volume, ino), b"NEWt:x:0:0");
-    assert!(scene.volume.take_relabelled().is_empty());
+    assert_eq!(scene.volume.take_relabelled(), Relabelled::default());
 }
 
 #[test]

@@ -32,6 +32,30 @@ pub(super) struct Thing {
     gone: bool,
 }
 
+impl Thing {
+    fn of(volume: &Volume, ino: Ino, attr: &Attr, parent: Id) -> Thing {
+        let bytes = match attr.kind {
+            FileKind::File => content(volume, ino),
+            FileKind::Symlink => volume.read_link(ino).expect("read"),
+            _ => Vec::new(),
+        };
+        Thing {
+            kind: attr.kind,
+            perm: attr.perm,
+            uid: attr.uid,
+            gid: attr.gid,
+            rdev: attr.rdev,
+            bytes,
+            xattrs: xattrs(volume, ino),
+            children: BTreeMap::new(),
+            parent,
+            mtime: Some(attr.mtime),
+            touched: false,
+            gone: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Model {
     things: Vec<Thing>,
@@ -101,7 +125,7 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
         RenameMode::Exchange,
         RenameMode::Whiteout(Caller::ROOT),
     ]);
-    let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace]);
+    let xattr_modes = select(vec![XattrMode::Any, XattrMode::Create, XattrMode::Replace, XattrMode::Neither]);
     let offsets = || select(vec![0u64, 3, 4096, 10_000]);
     let lens = || select(vec![1usize, 10, 5000]);
     prop_oneof![
@@ -150,6 +174,30 @@ impl Model {
             gone: false,
         };
         Model { things: vec![root] }
+    }
+
+    /// What a volume shows, and the inode numbers that it has for it.
+    pub(super) fn of(volume: &Volume) -> (Model, HashMap<Id, Ino>) {
+        let mut model = Model { things: Vec::new() };
+        let (mut ids, mut dirs) = (HashMap::<Ino, Id>::new(), BTreeMap::<Vec<u8>, Id>::new());
+        let note = |path: &[u8], ino: Ino, attr: &Attr| {
+            let at = path.iter().rposition(|byte| *byte == b'/');
+            let (above, name) = at.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+            let parent = dirs.get(above).copied().unwrap_or(0);
+            let id = *ids.entry(ino).or_insert_with(|| {
+                model.things.push(Thing::of(volume, ino, attr, parent));
+                model.things.len() - 1
+            });
+            if attr.kind == FileKind::Dir {
+                dirs.insert(path.to_vec(), id);
+            }
+            if !path.is_empty() {
+                model.things[parent].children.insert(name.to_vec(), id);
+            }
+            Ok::<_, VolumeError>(())
+        };
+        volume.export_source().for_each(&mut { note }).expect("walk");
+        (model, ids.into_iter().map(|(ino, id)| (id, ino)).collect())
     }
 
     fn known(&self, dirs: bool) -> Vec<Id> {
@@ -365,8 +413,8 @@ impl Model {
 
     pub(super) fn set_xattr(&mut self, id: Id, name: &[u8], value: &[u8], mode: XattrMode) -> Outcome<()> {
         match (mode, self.things[id].xattrs.contains_key(name)) {
-            (XattrMode::Create, true) => return err("Exists"),
-            (XattrMode::Replace, false) => return err("NoData"),
+            (XattrMode::Create | XattrMode::Neither, true) => return err("Exists"),
+            (XattrMode::Replace | XattrMode::Neither, false) => return err("NoData"),
             _ => {}
         }
         self.change(id).xattrs.insert(name.to_vec(), value.to_vec());
@@ -642,7 +690,7 @@ impl Pair<'_> {
     }
 
     /// Everything that can be seen is as the model says.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         assert_eq!(self.volume().check().expect("readable"), Vec::<String>::new());
         let mut visited = 0;
         let expected = self.model.paths();

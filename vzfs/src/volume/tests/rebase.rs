@@ -8,6 +8,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::model::{Model, Op, Pair, any_op, ops_for_base};
 use super::*;
+use crate::meta::{Changes, MetaError};
 use crate::tree::Delta;
 
 /// What a path shows.
@@ -83,61 +84,123 @@ fn bases(store: &Store, first: &[Op], second: &[Op]) -> (Model, HashMap<usize, I
     (model, inos, old, new)
 }
 
-fn run(store: &Store, first: &[Op], second: &[Op], ops: &[Op], [reopen, orphans]: [bool; 2]) {
-    let (model, inos, old, new) = bases(store, first, second);
-    let mut pair = Pair::new(Scene::new(store, Arc::clone(&old)), model, inos);
-    let at_old = view(pair.volume());
-    let at_new = view(&Scene::new(store, Arc::clone(&new)).volume);
-    for op in ops {
-        pair.step(op);
+/// A VE before it is moved.
+struct Before {
+    shows: View,
+    /// Paths of files with content or an inode of the VE's own.
+    owned: BTreeSet<Vec<u8>>,
+    /// Whether there is nothing private at all.
+    fresh: bool,
+}
+
+impl Before {
+    fn of(volume: &Volume) -> Before {
+        let shows = view(volume);
+        let is_owned = |ino: Ino| {
+            let record = volume.meta.inode(volume.ve, ino).expect("read");
+            let data = record.is_some_and(|record| matches!(record.content, PrivateContent::Data { .. }));
+            ino.is_private() || data
+        };
+        let owned =
+            shows.iter().filter(|(_, seen)| is_owned(seen.ino)).map(|(path, _)| path.clone()).collect();
+        let rows = volume.meta.all_entries(volume.ve).count();
+        let fresh = rows == 0 && volume.meta.all_inodes(volume.ve).expect("read").is_empty();
+        Before { shows, owned, fresh }
     }
-    if !orphans {
-        pair.volume().free_orphans(|_| false).expect("free");
-    }
-    let before = view(pair.volume());
-    let is_owned = |ino: Ino| {
-        let record = pair.volume().meta.inode(pair.volume().ve, ino).expect("read");
-        ino.is_private() || record.is_some_and(|record| matches!(record.content, PrivateContent::Data { .. }))
-    };
-    let owned: BTreeSet<_> =
-        before.iter().filter(|(_, seen)| is_owned(seen.ino)).map(|(path, _)| path.clone()).collect();
-    let mut moved = Moved { scene: pair.into_scene(), old, new };
-    let rebased = moved.rebase(&moved.old, &moved.new);
-    let after = view(&moved.scene.volume);
-    if ops.is_empty() {
-        assert_eq!(after, at_new);
-        assert_eq!(rebased.hidden, []);
-    }
-    // What the VE made or wrote is there, where it was.
-    for (path, seen) in &before {
-        if owned.contains(path) {
+
+    /// What every move promises: `old` and `new` are what the bases alone show.
+    fn check(&self, [old, new]: [&View; 2], after: &View, rebased: &Rebased) {
+        let Before { shows: before, owned, fresh } = self;
+        if *fresh {
+            assert_eq!(after, new);
+            assert_eq!(rebased.hidden, []);
+        }
+        // What the VE made or wrote is there, where it was.
+        for (path, seen) in before.iter().filter(|(path, _)| owned.contains(*path)) {
             let now = after.get(path).filter(|now| now.ino == seen.ino);
             // The update may take one of several names away; the content has the others.
             let elsewhere = after.values().find(|now| now.ino == seen.ino).filter(|_| seen.nlink > 1);
             let Some(now) = now.or(elsewhere) else { panic!("{} is lost", path.escape_ascii()) };
             assert_eq!(now.bytes, seen.bytes, "{}", path.escape_ascii());
         }
-    }
-    // Where the VE changed nothing on the way, the new base shows.
-    let untouched = |path: &[u8]| match (before.get(path), at_old.get(path)) {
-        (None, None) => true,
-        (Some(now), Some(was)) => {
-            now.ino == was.ino && (now.kind == FileKind::Dir || (now == was && !owned.contains(path)))
+        // Where the VE changed nothing on the way, the new base shows.
+        let untouched = |path: &[u8]| match (before.get(path), old.get(path)) {
+            (None, None) => true,
+            (Some(now), Some(was)) => {
+                now.ino == was.ino && (now.kind == FileKind::Dir || (now == was && !owned.contains(path)))
+            }
+            _ => false,
+        };
+        let pristine = |path: &[u8]| before.get(path) == old.get(path) && !owned.contains(path);
+        let hidden = |path: &[u8]| rebased.hidden.iter().any(|hidden| path.ends_with(hidden.name.as_bytes()));
+        for (path, new) in new.iter().filter(|(path, _)| prefixes(path).all(untouched)) {
+            if pristine(path) && !hidden(path) {
+                let now = after.get(path).unwrap_or_else(|| panic!("{} is missing", path.escape_ascii()));
+                assert_eq!((&now.bytes, now.kind), (&new.bytes, new.kind), "{}", path.escape_ascii());
+            }
         }
-        _ => false,
-    };
-    let pristine = |path: &[u8]| before.get(path) == at_old.get(path) && !owned.contains(path);
-    for (path, new) in at_new.iter().filter(|(path, _)| prefixes(path).all(|path| untouched(path))) {
-        let now = after.get(path).unwrap_or_else(|| panic!("{} is missing", path.escape_ascii()));
-        if pristine(path) && !rebased.hidden.iter().any(|hidden| path.ends_with(hidden.name.as_bytes())) {
-            assert_eq!((&now.bytes, now.kind), (&new.bytes, new.kind), "{}", path.escape_ascii());
+        for path in old.keys().filter(|path| !new.contains_key(*path)) {
+            if prefixes(path).all(pristine) && old[path].kind != FileKind::Dir {
+                assert!(!after.contains_key(path), "{} is still there", path.escape_ascii());
+            }
         }
     }
-    for path in at_old.keys().filter(|path| !at_new.contains_key(*path)) {
-        if prefixes(path).all(|path| pristine(path)) && at_old[path].kind != FileKind::Dir {
-            assert!(!after.contains_key(path), "{} is still there", path.escape_ascii());
+
+    /// What going back promises besides, if the VE did nothing meanwhile.
+    fn check_return(&self, [old, new]: [&View; 2], again: &View) {
+        let before = &self.shows;
+        let shows = |view: &View, path: &Vec<u8>| view.get(path).map(|seen| (seen.kind, seen.bytes.clone()));
+        // A change that both sides made the same way is one change, and goes back with the base.
+        let (places_old, places_new) = (places(old), places(new));
+        let both = |path: &Vec<u8>| {
+            let (place, number) = (place(before, path), before.get(path).map(|seen| seen.ino));
+            places_new.get(&place).copied() == number && places_old.get(&place).copied() != number
+        };
+        for path in again.keys().chain(before.keys()).filter(|path| !both(path)) {
+            assert_eq!(shows(again, path), shows(before, path), "{}", path.escape_ascii());
+        }
+        let agreed = before.keys().any(both);
+        for (path, was) in before.iter().filter(|(path, _)| !both(path)) {
+            let now = &again[path];
+            assert!(now.nlink == was.nlink || agreed, "{}", path.escape_ascii());
+            // What the VE changed of the attributes of a file goes with the file.
+            let kind = |view: &View| view.get(path).map(|seen| seen.kind);
+            let moved_by_ve = old.get(path).is_none_or(|old| old.ino != was.ino);
+            let gone = !new.values().any(|new| new.ino == was.ino);
+            let linked = new.get(path).is_some_and(|new| new.nlink > 1 && new.ino != was.ino);
+            let removed = kind(old) != kind(new) || (moved_by_ve && gone) || linked;
+            let agrees = new.values().any(|new| new.perm == was.perm);
+            assert!(now.perm == was.perm || agrees || removed, "{}", path.escape_ascii());
         }
     }
+}
+
+/// A path by the directory that it is in.
+fn place(view: &View, path: &[u8]) -> (Option<Ino>, Vec<u8>) {
+    let dir = view.get(above(path)).map(|dir| dir.ino);
+    (dir, path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec())
+}
+
+fn places(shown: &View) -> BTreeMap<(Option<Ino>, Vec<u8>), Ino> {
+    shown.iter().map(|(path, seen)| (place(shown, path), seen.ino)).collect()
+}
+
+fn run(store: &Store, first: &[Op], second: &[Op], ops: &[Op], [reopen, orphans]: [bool; 2]) {
+    let (model, inos, old, new) = bases(store, first, second);
+    let mut pair = Pair::new(Scene::new(store, Arc::clone(&old)), model, inos);
+    let alone = [view(pair.volume()), view(&Scene::new(store, Arc::clone(&new)).volume)];
+    let [at_old, at_new] = &alone;
+    for op in ops {
+        pair.step(op);
+    }
+    if !orphans {
+        pair.volume().free_orphans(|_| false).expect("free");
+    }
+    let before = Before::of(pair.volume());
+    let mut moved = Moved { scene: pair.into_scene(), old, new };
+    let rebased = moved.rebase(&moved.old, &moved.new);
+    let after = view(&moved.scene.volume);
+    before.check([at_old, at_new], &after, &rebased);
     if reopen {
         moved.scene.base = Arc::clone(&moved.new);
         moved.scene.reopen();
@@ -147,54 +210,105 @@ fn run(store: &Store, first: &[Op], second: &[Op], ops: &[Op], [reopen, orphans]
     }
     // And back. What is still open under a number that the base takes up again makes a stand-in of it the VE's own.
     moved.rebase(&moved.new, &moved.old);
-    if orphans {
-        return;
+    if !orphans {
+        before.check_return([at_old, at_new], &view(&moved.scene.volume));
     }
-    let again = view(&moved.scene.volume);
-    let shows = |view: &View, path: &Vec<u8>| view.get(path).map(|seen| (seen.kind, seen.bytes.clone()));
-    // A change that both sides made the same way is one change, and goes back with the base.
-    let place = |view: &View, path: &Vec<u8>| {
-        let dir = view.get(above(path)).map(|dir| dir.ino);
-        (dir, path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec())
-    };
-    let places = |view: &View| -> BTreeMap<_, _> {
-        view.iter().map(|(path, seen)| (place(view, path), seen.ino)).collect()
-    };
-    let (places_old, places_new) = (places(&at_old), places(&at_new));
-    let both = |path: &Vec<u8>| {
-        let (place, number) = (place(&before, path), before.get(path).map(|seen| seen.ino));
-        places_new.get(&place).copied() == number && places_old.get(&place).copied() != number
-    };
-    for path in again.keys().chain(before.keys()).filter(|path| !both(path)) {
-        assert_eq!(shows(&again, path), shows(&before, path), "{}", path.escape_ascii());
+}
+
+/// A part of a VE's life.
+#[derive(Clone, Debug)]
+enum Part {
+    /// Programs work.
+    Work(Vec<Op>),
+    /// It is moved to one of the bases, forward or back.
+    Move(usize),
+    /// The daemon dies in the middle of a move to one of the bases, before the batch is written.
+    CutShort(usize),
+    /// The daemon dies, and the kernel with all that is open.
+    Crash,
+}
+
+fn any_part() -> impl Strategy<Value = Part> {
+    prop_oneof![
+        4 => vec(any_op(), 0..12).prop_map(Part::Work),
+        4 => (0usize..3).prop_map(Part::Move),
+        1 => (0usize..3).prop_map(Part::CutShort),
+        1 => Just(Part::Crash),
+    ]
+}
+
+/// Any history of work, moves and crashes. After each part the volume shows what the model of it says.
+fn live(store: &Store, releases: &[Vec<Op>; 3], history: &[Part]) {
+    let mut model = Model::new();
+    let bases: Vec<_> = releases
+        .iter()
+        .map(|ops| {
+            model.apply(ops);
+            model.clone().base(store).0
+        })
+        .collect();
+    let alone: Vec<_> = bases.iter().map(|base| view(&Scene::new(store, Arc::clone(base)).volume)).collect();
+    let mut scene = Scene::new(store, Arc::clone(&bases[0]));
+    let mut at = 0;
+    for part in history {
+        match part {
+            Part::Work(ops) => {
+                let (model, inos) = Model::of(&scene.volume);
+                let mut pair = Pair::new(scene, model, inos);
+                ops.iter().for_each(|op| pair.step(op));
+                pair.check();
+                scene = pair.into_scene();
+            }
+            Part::Move(to) | Part::CutShort(to) => {
+                scene.volume.free_orphans(|_| false).expect("free");
+                let before = Before::of(&scene.volume);
+                let delta = Delta::between(&bases[at], &bases[*to]).expect("no collision");
+                if matches!(part, Part::CutShort(_)) {
+                    let fail = |_: &mut Changes<'_>| Err(MetaError::Exhausted(VeId(0)));
+                    assert!(scene.volume.rebase(&delta, &[], fail).is_err());
+                    scene.reopen();
+                    assert_eq!(view(&scene.volume), before.shows);
+                } else {
+                    let rebased = scene.volume.rebase(&delta, &[], |_| Ok(())).expect("rebase");
+                    scene.volume.unsettled.end_now();
+                    before.check([&alone[at], &alone[*to]], &view(&scene.volume), &rebased);
+                    scene.base = Arc::clone(&bases[*to]);
+                    at = *to;
+                }
+            }
+            Part::Crash => {
+                let before = view(&scene.volume);
+                scene.reopen();
+                assert_eq!(view(&scene.volume), before);
+            }
+        }
+        assert_eq!(scene.volume.check().expect("readable"), Vec::<String>::new(), "after {part:?}");
     }
-    let agreed = before.keys().any(both);
-    for (path, was) in before.iter().filter(|(path, _)| !both(path)) {
-        let now = &again[path];
-        assert!(now.nlink == was.nlink || agreed, "{}", path.escape_ascii());
-        let agrees = |of: &dyn Fn(&Seen) -> Vec<u8>| at_new.values().any(|new| of(new) == of(was));
-        let perm = |seen: &Seen| seen.perm.to_le_bytes().to_vec();
-        // What the VE changed of the attributes of a file goes with the file.
-        let kind = |view: &View| view.get(path).map(|seen| seen.kind);
-        let moved_by_ve = at_old.get(path).is_none_or(|old| old.ino != was.ino);
-        let gone = !at_new.values().any(|new| new.ino == was.ino);
-        let linked = at_new.get(path).is_some_and(|new| new.nlink > 1 && new.ino != was.ino);
-        let removed = kind(&at_old) != kind(&at_new) || (moved_by_ve && gone) || linked;
-        assert!(now.perm == was.perm || agrees(&perm) || removed, "{}", path.escape_ascii());
-    }
+}
+
+fn config(cases: u32) -> Config {
+    let cases = std::env::var("VZFS_REBASE_CASES").map_or(cases, |text| text.parse().expect("a number"));
+    Config { cases, failure_persistence: None, max_shrink_iters: 4000, ..Config::default() }
+}
+
+#[test]
+fn every_history_agrees_with_the_model() {
+    let store = Store::new();
+    let release = || vec(any_op(), 0..12);
+    let releases = (vec(ops_for_base(), 0..25), release(), release());
+    let cases = (releases, vec(any_part(), 0..10));
+    let outcome = TestRunner::new(config(512)).run(&cases, |((first, second, third), history)| {
+        live(&store, &[first, second, third], &history);
+        Ok(())
+    });
+    outcome.map_err(|error| error.to_string()).expect("no counterexample");
 }
 
 #[test]
 fn every_move_keeps_what_the_ve_did_and_shows_the_rest() {
     let store = Store::new();
-    let config = Config {
-        cases: std::env::var("VZFS_REBASE_CASES").map_or(1024, |text| text.parse().expect("a number")),
-        failure_persistence: None,
-        max_shrink_iters: 4000,
-        ..Config::default()
-    };
     let cases = (vec(ops_for_base(), 0..25), vec(any_op(), 0..15), vec(any_op(), 0..25), any::<[bool; 2]>());
-    let outcome = TestRunner::new(config).run(&cases, |(first, second, ops, how)| {
+    let outcome = TestRunner::new(config(1024)).run(&cases, |(first, second, ops, how)| {
         run(&store, &first, &second, &ops, how);
         Ok(())
     });

@@ -33,16 +33,31 @@ impl<'a> Resolver<'a> {
         Ok(())
     }
 
+    /// A name below a directory that is not the base's: removed with it, or the VE has something there all the same.
     pub(super) fn decide_below_own_directory(&mut self, item: &'a Item<'a>) -> Result<(), StoreError> {
         if self.is_noise(&item.path) {
             return Ok(());
         }
-        if self.sides.on_conflict == OnConflict::Fail && self.stands_in_the_way(item.place.0)? {
+        let own = self.sides.volume.resolve(&item.path).map_err(self.sides.failed())?;
+        if let Some(ino) = own
+            && self.is_shown_already(item, ino)?
+        {
+            return Ok(());
+        }
+        let is_own_package = self.packages.own_owner(&item.place).is_some();
+        if self.sides.on_conflict == OnConflict::Fail
+            && !is_own_package
+            && self.stands_in_the_way(item.place.0)?
+        {
             return Err(
                 self.refuse(&format!("a directory above /{}", item.text()), "it is another directory")
             );
         }
-        self.shadow(item, None);
+        match own {
+            Some(_) if is_own_package => self.shadow_as(item, ShadowedBy::Changed, None),
+            Some(_) => self.keep(item, ShadowedBy::Changed, None),
+            None => self.shadow_as(item, ShadowedBy::Directory, None),
+        }
         Ok(())
     }
 

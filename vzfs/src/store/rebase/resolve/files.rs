@@ -3,11 +3,12 @@
 use super::content::{Blob, digest_of, read_bounded};
 use super::database;
 use super::depends::broken;
+use super::packages::Standing;
 use super::prepared::STATUS;
 use super::status::Status;
 use super::text::shown;
 use super::{Item, Resolver};
-use crate::api::{Generate, MergedFile, OnConflict};
+use crate::api::{Generate, MergedFile, OnConflict, ShadowedBy};
 use crate::merge::{self, Labels, MergeError, Rule, Versions};
 use crate::meta::EntryRecord;
 use crate::store::StoreError;
@@ -19,7 +20,7 @@ pub(super) const ALTERNATIVES_LINKS: &[u8] = b"etc/alternatives/";
 const ALTERNATIVES: &[u8] = b"var/lib/dpkg/alternatives/";
 const TRIGGERS: &[u8] = b"var/lib/dpkg/triggers/";
 const DIVERSIONS: &[u8] = b"var/lib/dpkg/diversions";
-const LABELS: Labels<'_> = Labels { ours: "the update", theirs: "the VE" };
+pub(super) const LABELS: Labels<'_> = Labels { ours: "the update", theirs: "the VE" };
 
 /// A regular file of the VE's, with what the bases have there.
 struct Own<'i> {
@@ -42,7 +43,8 @@ impl<'a> Resolver<'a> {
             // A directory of its own; what is hidden below comes by itself.
             return Ok(());
         }
-        if self.packages.own_owner(&item.place).is_some() {
+        if let Some(standing) = self.packages.own_owner(&item.place) {
+            self.check_owners(item, standing)?;
             if new.is_some() && !item.is_info() {
                 self.shadow(item, None);
             }
@@ -57,7 +59,7 @@ impl<'a> Resolver<'a> {
         }
         match kind {
             FileKind::File => self.decide_file(item, ino),
-            FileKind::Symlink if self.is_base_link(item, ino)? => {
+            FileKind::Symlink if self.is_base_link(item, ino)?.contains(&true) => {
                 self.take(item);
                 Ok(())
             }
@@ -69,15 +71,28 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Whether a link of the VE's leads where one of the bases' does.
-    fn is_base_link(&self, item: &Item<'_>, ino: Ino) -> Result<bool, StoreError> {
+    /// A file that the update adds for one package, and that the VE has of another: dpkg would have refused.
+    fn check_owners(&mut self, item: &Item<'_>, standing: &Standing) -> Result<(), StoreError> {
+        let other = self.packages.owner_in_update(&item.place);
+        if let (None, Some(other)) = (item.hidden.change.old, other) {
+            let text = format!("it belongs to {other} of the update and to {} of the VE", standing.name);
+            if self.sides.on_conflict == OnConflict::Fail {
+                return Err(self.refuse(&format!("/{}", item.text()), &text));
+            }
+            self.resolved.notes.push(format!("/{}: {text}, which stays", item.text()));
+        }
+        Ok(())
+    }
+
+    /// Whether a link of the VE's leads where the old base's and the new base's do.
+    fn is_base_link(&self, item: &Item<'_>, ino: Ino) -> Result<[bool; 2], StoreError> {
         let own = self.sides.volume.read_link(ino).map_err(self.sides.failed())?;
         let change = item.hidden.change;
         let leads = |tree: &Tree, node: Option<(Ino, FileKind)>| {
             let content = node.and_then(|(ino, _)| tree.node(ino)).map(|view| view.content());
             content == Some(ContentRef::Symlink(&own))
         };
-        Ok(leads(&self.sides.delta.old, change.old) || leads(&self.sides.delta.new, change.new))
+        Ok([leads(&self.sides.delta.old, change.old), leads(&self.sides.delta.new, change.new)])
     }
 
     fn decide_file(&mut self, item: &'a Item<'a>, ino: Ino) -> Result<(), StoreError> {
@@ -104,12 +119,14 @@ impl<'a> Resolver<'a> {
             Rule::Take => {
                 let (path, rule) = (item.text(), Rule::Take.to_string());
                 self.resolved.merged.push(MergedFile { path, rule, notes: Vec::new() });
-                self.take(item);
+                return self.put(&own, new);
             }
             rule if is_left_alone(rule, &item.path) => {}
             Rule::LastWins => return self.conflict(item, FileKind::File, "both are changed"),
-            // State of programs may look like text, and is nothing to put together line by line.
-            Rule::Text if item.path.starts_with(b"var/") => {
+            // State of programs may look like text, and is nothing to put together line by line, unless a template says so.
+            Rule::Text
+                if item.path.starts_with(b"var/") && self.sides.rules.own_for(&item.path).is_none() =>
+            {
                 return self.conflict(item, FileKind::File, "it is data");
             }
             rule => return self.merge(&own, new, rule),
@@ -240,6 +257,12 @@ impl<'a> Resolver<'a> {
         rule: Rule,
     ) -> Result<Result<merge::Merged, MergeError>, StoreError> {
         let sides = self.sides;
+        if own.item.path == STATUS
+            && let (Some(old), Some(new)) = (&sides.prepared.old, &sides.prepared.new)
+            && let Some(own) = &self.packages.own
+        {
+            return Ok(database::status(old, new, own, self.packages));
+        }
         let file = sides.volume.open_for_reading(own.ino).map_err(sides.failed())?;
         let theirs = read_bounded(file).map_err(sides.cannot_read(&own.item.path))?;
         let base = own.old.map(|old| old.read(sides.blobs)).transpose()?;
@@ -260,13 +283,12 @@ impl<'a> Resolver<'a> {
         if self.packages.all().next().is_none() {
             return ours;
         }
-        match (&self.sides.prepared.old, &self.sides.prepared.new) {
-            (Some(old), Some(new)) if path == STATUS => database::status(old, new, self.packages),
-            _ if path == DIVERSIONS => database::diversions(base, &ours, self.packages),
-            _ if path.starts_with(TRIGGERS) && !path.ends_with(b"/Unincorp") => {
-                database::triggers(base, &ours, self.packages)
-            }
-            _ => ours,
+        if path == DIVERSIONS {
+            database::diversions(base, &ours, self.packages)
+        } else if path.starts_with(TRIGGERS) && !path.ends_with(b"/Unincorp") {
+            database::triggers(base, &ours, self.packages)
+        } else {
+            ours
         }
     }
 
@@ -274,10 +296,14 @@ impl<'a> Resolver<'a> {
     fn check_dependencies(&mut self, merged: &[u8]) {
         const MOST: usize = 20;
         let (Some(own), Ok(merged)) = (&self.packages.own, Status::parse(merged.to_vec())) else { return };
+        let after = broken(&merged);
+        if after.is_empty() {
+            return;
+        }
         let before = broken(own);
-        let new: Vec<_> = broken(&merged).into_iter().filter(|text| !before.contains(text)).collect();
+        let new: Vec<_> = after.into_iter().filter(|text| !before.contains(text)).collect();
         let more = new.len().saturating_sub(MOST);
-        self.resolved.notes.extend(new.into_iter().take(MOST).map(|text| shortened(&text)));
+        self.resolved.notes.extend(new.into_iter().take(MOST));
         if more > 0 {
             self.resolved.notes.push(format!("and {more} more dependencies are not met"));
         }
@@ -296,7 +322,7 @@ impl<'a> Resolver<'a> {
                         item.text()
                     );
                     self.resolved.notes.push(text);
-                    self.keep(item, None);
+                    self.keep(item, ShadowedBy::Changed, None);
                     return Ok(());
                 };
                 let text = format!(
@@ -318,13 +344,27 @@ impl<'a> Resolver<'a> {
                 if let Some(name) = &beside {
                     self.resolved.edits.push(Edit::of(item.hidden, Action::Beside { name: name.clone() }));
                 }
-                self.keep(item, beside);
+                self.keep(item, ShadowedBy::Changed, beside);
                 Ok(())
             }
         }
     }
 
-    fn keep(&mut self, item: &'a Item<'a>, beside: Option<Name>) {
+    /// Whether a path of the VE's own directory shows what the new base has there.
+    pub(super) fn is_shown_already(&self, item: &'a Item<'a>, ino: Ino) -> Result<bool, StoreError> {
+        let own = self.own(item, ino)?;
+        let kind = item.hidden.change.new.map(|(_, kind)| kind);
+        Ok(kind == Some(own.attr.kind)
+            && match own.attr.kind {
+                FileKind::Dir => true,
+                FileKind::File => self.digest_like(&own)? == own.new.map(|new| new.digest),
+                FileKind::Symlink => self.is_base_link(item, ino)?[1],
+                _ => false,
+            })
+    }
+
+    /// The VE keeps its own, by its own choice and not by a package's.
+    pub(super) fn keep(&mut self, item: &'a Item<'a>, by: ShadowedBy, beside: Option<Name>) {
         if let Some(versions) =
             self.packages.versions(&item.place).filter(|versions| versions.from != versions.to)
         {
@@ -335,7 +375,7 @@ impl<'a> Resolver<'a> {
             let dir = item.path.len() - item.place.1.as_bytes().len();
             shown(&[&item.path[..dir], name.as_bytes()].concat())
         });
-        self.shadow(item, beside);
+        self.shadow_as(item, by, beside);
     }
 
     /// The name with a suffix, in the same directory, if something can be put there.
@@ -382,12 +422,4 @@ pub(super) fn is_left_alone(rule: Rule, path: &[u8]) -> bool {
         }
         _ => false,
     }
-}
-
-/// A sentence with parts that a VE wrote: not longer than somebody reads.
-fn shortened(text: &str) -> String {
-    const SHOWN_CHARS: usize = 300;
-    let text = shown(text.as_bytes());
-    let first: String = text.chars().take(SHOWN_CHARS).collect();
-    if first.len() < text.len() { format!("{first}...") } else { first }
 }

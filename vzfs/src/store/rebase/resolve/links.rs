@@ -11,18 +11,24 @@ use crate::store::StoreError;
 use crate::tree::{ContentRef, Tree};
 use crate::types::{FileKind, Ino, NameRef};
 
+/// What one of them wants of a link.
+struct Wish {
+    /// Where to; `None`: that there is none.
+    target: Option<Vec<u8>>,
+    master: Vec<u8>,
+}
+
 /// What merged databases in automatic mode want.
 #[derive(Default)]
 pub(super) struct Wanted {
-    /// Link -> what it leads to, and the database that says so.
-    links: BTreeMap<Vec<u8>, (Option<Vec<u8>>, Vec<u8>)>,
+    by_link: BTreeMap<Vec<u8>, Wish>,
 }
 
 impl Wanted {
     /// Adds what a database of this name wants.
     pub(super) fn add(&mut self, master: &[u8], database: &[u8]) {
         for link in alternative_links(master, database).unwrap_or_default() {
-            self.links.insert(link.name, (link.target, master.to_vec()));
+            self.by_link.insert(link.name, Wish { target: link.target, master: master.to_vec() });
         }
     }
 }
@@ -34,21 +40,21 @@ impl<'a> Resolver<'a> {
         for item in std::mem::take(&mut self.links) {
             let own = self.own_link(item)?;
             let [old, new] = self.base_links(item);
-            let wanted = self.wanted.links.remove(item.place.1.as_bytes());
+            let wanted = self.wanted.by_link.remove(item.place.1.as_bytes());
             match wanted {
-                Some((wanted, _)) if wanted == new => self.take(item),
-                Some((wanted, _)) if wanted == own => {}
-                Some((_, master)) => {
-                    stale.insert(master);
+                Some(wish) if wish.target == new => self.take(item),
+                Some(wish) if wish.target == own => {}
+                Some(wish) => {
+                    stale.insert(wish.master);
                 }
                 // Only one side changed the database, or somebody has chosen by hand.
                 None if own.is_some() && (own == old || own == new) => self.take(item),
                 None => {}
             }
         }
-        for (name, (wanted, master)) in std::mem::take(&mut self.wanted.links) {
-            if self.shown_link(&name)? != wanted {
-                stale.insert(master);
+        for (name, wish) in std::mem::take(&mut self.wanted.by_link) {
+            if self.shown_link(&name)? != wish.target {
+                stale.insert(wish.master);
             }
         }
         for master in stale {

@@ -14,9 +14,17 @@ use super::Sides;
 use super::content::{Blob, digest_of, read_bounded};
 use super::prepared::{INFO, Paths, Place, Prepared, STATUS};
 use super::status::{Package, Status, split_stem};
-use super::text::lines_of;
+use super::text::{lines_of, shortened};
 use crate::store::StoreError;
 use crate::types::{FileKind, debian_order};
+use crate::volume::VolumeError;
+
+/// What dpkg has done and not yet written into its table.
+const JOURNAL: &[u8] = b"var/lib/dpkg/updates";
+
+/// How much of the lists of a VE's packages is read: a large system has 50 MB of them. The root of a VE may make any number of large files that
+/// take no space.
+const MAX_LISTS_BYTES: usize = 512 << 20;
 
 /// A package that is the VE's (P1).
 pub(super) struct Standing {
@@ -103,6 +111,12 @@ impl<'a> Packages<'a> {
             notes: Vec::new(),
         };
         let (Some(old), Some(new)) = (&sides.prepared.old, &sides.prepared.new) else { return Ok(packages) };
+        if sides.has_entries(JOURNAL)? {
+            packages.notes.push(
+                "dpkg is at work in the VE, or was interrupted there: what it has not written yet is not looked at"
+                    .to_owned(),
+            );
+        }
         let Some(bytes) = sides.read_path(STATUS)? else { return Ok(packages) };
         if bytes == old.text() {
             return Ok(packages);
@@ -118,6 +132,9 @@ impl<'a> Packages<'a> {
         };
         let names: BTreeSet<&str> = old.names().chain(new.names()).chain(own.names()).collect();
         for name in names {
+            if old.named(name).map(Package::signature).eq(own.named(name).map(Package::signature)) {
+                continue;
+            }
             for standing in standings(name, [old, new, &own]) {
                 if signature(standing.own.as_ref()) != signature(standing.old.as_ref())
                     && !is_same_build(sides, &standing)?
@@ -127,7 +144,13 @@ impl<'a> Packages<'a> {
             }
         }
         packages.own = Some(own);
-        packages.own_places = own_places(sides, packages.all())?;
+        let mut budget = MAX_LISTS_BYTES;
+        packages.own_places = own_places(sides, packages.all(), &mut budget)?;
+        if budget == 0 {
+            packages.notes.push(
+                "the lists of the VE's packages are too large, and were not read to the end".to_owned(),
+            );
+        }
         Ok(packages)
     }
 
@@ -157,6 +180,12 @@ impl<'a> Packages<'a> {
         })
     }
 
+    /// The package that has a name in the new base, if it is one of the update's.
+    pub(super) fn owner_in_update(&self, place: &Place) -> Option<&str> {
+        let owners = self.prepared.owners(place)?;
+        owners.new.iter().map(String::as_str).find(|stem| self.standing(stem).is_none())
+    }
+
     /// Names that the new base has only for packages that are the VE's, and that no package of the VE has.
     pub(super) fn unwanted(&self) -> Vec<(Place, &Standing)> {
         let mut found = BTreeMap::new();
@@ -179,7 +208,8 @@ impl<'a> Packages<'a> {
         let owners = self.prepared.owners(place)?;
         let stem = owners.new.first().or(owners.old.first())?;
         let own = self.own.as_ref().or(self.prepared.old.as_ref());
-        let version = |status: Option<&Status>| find(status?, stem).map(|package| package.version.clone());
+        let version =
+            |status: Option<&Status>| find(status?, stem).map(|package| shortened(&package.version));
         Some(Versions {
             package: split_stem(stem).0.to_owned(),
             from: version(own),
@@ -268,7 +298,8 @@ fn is_same_build(sides: &Sides<'_>, standing: &Standing) -> Result<bool, StoreEr
             let path = info_path(&stem, extension);
             let Some(blob) = Blob::at(&sides.delta.new, &path) else { continue };
             let Some(file) = sides.open_path(&path)? else { return Ok(false) };
-            if digest_of(file).map_err(sides.cannot_read(&path))? != blob.digest {
+            let size = file.metadata().map_err(sides.cannot_read(&path))?.len();
+            if size != blob.size || digest_of(file).map_err(sides.cannot_read(&path))? != blob.digest {
                 return Ok(false);
             }
         }
@@ -284,6 +315,7 @@ fn info_path(stem: &str, extension: &str) -> Vec<u8> {
 fn own_places<'s>(
     sides: &Sides<'_>,
     standings: impl Iterator<Item = &'s Standing>,
+    budget: &mut usize,
 ) -> Result<HashMap<Place, String>, StoreError> {
     let mut places = HashMap::new();
     let mut paths = Paths::new(&sides.delta.new, sides.blobs)?;
@@ -291,6 +323,10 @@ fn own_places<'s>(
         for stem in standing.stems() {
             let path = info_path(&stem, "list");
             let Some(list) = sides.read_path(&path)? else { continue };
+            *budget = budget.saturating_sub(list.len());
+            if *budget == 0 {
+                return Ok(places);
+            }
             for path in lines_of(&list) {
                 let place = paths.place(path, &stem);
                 let differs = |place: &Place| sides.delta.name(place.0, &place.1).is_some();
@@ -309,6 +345,21 @@ impl Sides<'_> {
             return Ok(None);
         }
         self.volume.open_for_reading(ino).map(Some).map_err(self.failed())
+    }
+
+    /// Whether the VE has a directory there with something in it.
+    fn has_entries(&self, path: &[u8]) -> Result<bool, StoreError> {
+        let Some(ino) = self.volume.resolve(path).map_err(self.failed())? else { return Ok(false) };
+        let mut any = false;
+        let listed = self.volume.read_dir(ino, 0, |entry| {
+            any = ![&b"."[..], b".."].contains(&entry.name);
+            !any
+        });
+        match listed {
+            Ok(()) => Ok(any),
+            Err(VolumeError::NotDir) => Ok(false),
+            Err(error) => Err(self.failed()(error)),
+        }
     }
 
     /// Its bytes; `None` also when they are more than anything that is merged.

@@ -19,6 +19,9 @@ const DIVERSIONS: &[u8] = b"var/lib/dpkg/diversions";
 /// As many as Linux follows.
 const MAX_LINKS: usize = 40;
 
+/// More than a large system has. A list of a VE's may name any number.
+const MAX_KNOWN_DIRS: usize = 1 << 17;
+
 /// A name in a directory.
 pub(super) type Place = (Ino, Name);
 
@@ -167,6 +170,9 @@ impl<'t> Paths<'t> {
             Some(known) => *known,
             None => {
                 let found = directory(self.tree, dir);
+                if self.dirs.len() == MAX_KNOWN_DIRS {
+                    self.dirs.clear();
+                }
                 self.dirs.insert(dir.to_vec(), found);
                 found
             }

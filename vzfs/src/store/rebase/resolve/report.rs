@@ -3,7 +3,7 @@
 use super::absent::change_kind;
 use super::packages::Versions;
 use super::prepared::Place;
-use super::text::{listed, shown};
+use super::text::{listed, shortened, shown};
 use super::{Item, Resolved, Resolver};
 use crate::api::{ChangeKind, OnConflict, Shadowed, ShadowedBy};
 use crate::meta::EntryRecord;
@@ -29,6 +29,10 @@ impl Resolver<'_> {
             Some(EntryRecord::Whiteout) => ShadowedBy::Removed,
             Some(EntryRecord::Node(..)) => ShadowedBy::Changed,
         };
+        self.shadow_as(item, by, beside);
+    }
+
+    pub(super) fn shadow_as(&mut self, item: &Item<'_>, by: ShadowedBy, beside: Option<String>) {
         self.push_shadowed(&item.path, &item.place, change_kind(item.hidden.change), by, beside);
     }
 
@@ -60,16 +64,20 @@ impl Resolver<'_> {
         );
         notes.append(&mut resolved.notes);
         for (by, why) in [
-            (ShadowedBy::Removed, "the VE has removed"),
-            (ShadowedBy::Directory, "are below directories of the VE's own, or that it has removed:"),
+            (ShadowedBy::Removed, "as the VE has removed what was there"),
+            (ShadowedBy::Directory, "because a directory above is the VE's own, or was removed by it"),
         ] {
-            let paths: Vec<_> =
-                resolved.shadowed.iter().filter(|s| s.by == by).map(|s| format!("/{}", s.path)).collect();
-            if !paths.is_empty() {
-                notes.push(format!("{} names of the update {why} {}", paths.len(), listed(&paths)));
+            // Of packages that are the VE's there is a sentence already.
+            let is_told = |shadowed: &Shadowed| {
+                shadowed.package.as_ref().is_some_and(|package| packages.standing(package).is_some())
+            };
+            let names = resolved.shadowed.iter().filter(|shadowed| shadowed.by == by && !is_told(shadowed));
+            let names: Vec<_> = names.map(|shadowed| format!("/{}", shadowed.path)).collect();
+            if !names.is_empty() {
+                notes.push(format!("the update's {} not shown, {why}", is_or_are(&names)));
             }
         }
-        resolved.notes = notes;
+        resolved.notes = notes.iter().map(|note| shortened(note)).collect();
         resolved.shadowed.sort_by(|a, b| a.path.cmp(&b.path));
         resolved.merged.sort_by(|a, b| a.path.cmp(&b.path));
         resolved.generate.sort_by(|a, b| a.path.cmp(&b.path));
@@ -78,6 +86,10 @@ impl Resolver<'_> {
         }
         Ok(resolved)
     }
+}
+
+fn is_or_are(names: &[String]) -> String {
+    format!("{} {}", listed(names), if names.len() == 1 { "is" } else { "are" })
 }
 
 impl std::fmt::Display for Versions {

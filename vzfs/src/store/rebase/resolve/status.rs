@@ -6,6 +6,8 @@ use std::ops::Range;
 use super::text::{lines_of, shown};
 use crate::merge::MergeError;
 
+/// Several times what Debian's archive has. A table of nothing but names would take a gigabyte in memory.
+const MAX_PACKAGES: usize = 500_000;
 /// More than Debian has. Without a bound a table made for it would take long to go through.
 const MAX_ARCHITECTURES: usize = 64;
 
@@ -59,6 +61,9 @@ impl Status {
             if stanza.trim_ascii().is_empty() {
                 return Ok(());
             }
+            if packages.len() == MAX_PACKAGES {
+                return Err(MergeError::TooMuch);
+            }
             packages.push(package(stanza, span).ok_or_else(|| malformed(line))?);
             Ok(())
         };
@@ -108,7 +113,13 @@ impl Status {
         positions.iter().map(|at| &self.packages[*at]).filter(|package| package.is_known())
     }
 
-    /// The lines of a package, the last one closed.
+    /// The package of the same name and architecture.
+    pub(super) fn exact(&self, package: &Package) -> Option<&Package> {
+        let mut packages = self.by_name.get(&package.name)?.iter().map(|at| &self.packages[*at]);
+        packages.find(|other| other.architecture == package.architecture)
+    }
+
+    /// The lines of a package.
     pub(super) fn stanza(&self, package: &Package) -> &[u8] {
         self.text.get(package.span.clone()).unwrap_or_default()
     }

@@ -19,3 +19,11 @@ pub(super) fn listed(names: &[String]) -> String {
         more => format!("{first} and {more} more"),
     }
 }
+
+/// A sentence with parts that a VE wrote, or such a part: not longer than somebody reads.
+pub(super) fn shortened(text: &str) -> String {
+    const SHOWN_CHARS: usize = 300;
+    let text = shown(text.as_bytes());
+    let first: String = text.chars().take(SHOWN_CHARS).collect();
+    if first.len() < text.len() { format!("{first}...") } else { first }
+}

@@ -84,7 +84,7 @@ fn configuration_is_merged_line_by_line() {
         Scene::new(&[("etc/c", "a\nb\nc\n")], &[("etc/c", "A\nb\nc\n")]).write("etc/c", "a\nb\nC\n").go();
     moved.shows(&[("etc/c", "A\nb\nC\n")]);
     assert_eq!(moved.merged(), [("etc/c", "text")]);
-    assert_eq!(moved.scene.ino("etc/c").is_private(), true);
+    assert!(moved.scene.ino("etc/c").is_private());
 }
 
 #[test]
@@ -217,7 +217,10 @@ fn what_the_ve_removed_stays_removed_and_is_told() {
             .go();
         moved.lacks(&["a", "b", "var/cache/c"]);
         assert_eq!(moved.shadowed(), ["a: changed, removed"]);
-        assert_eq!(moved.resolved.notes, ["1 names of the update the VE has removed /a"]);
+        assert_eq!(
+            moved.resolved.notes,
+            ["the update's /a is not shown, as the VE has removed what was there"]
+        );
     }
 }
 
@@ -240,6 +243,27 @@ fn what_is_below_directories_of_the_ve() {
 }
 
 #[test]
+fn a_directory_that_both_made() {
+    let new = [
+        ("usr/d/same", "1"),
+        ("usr/d/other", "1"),
+        ("usr/d/missing", "1"),
+        ("usr/d/l", "-> 1"),
+        ("usr/d/s/", ""),
+    ];
+    let scene = || {
+        let scene =
+            Scene::new(&[("usr/", "")], &new).mkdir("usr/d").mkdir("usr/d/s").replace("usr/d/same", "1");
+        scene.replace("usr/d/other", "own").replace("usr/d/l", "-> 1")
+    };
+    let moved = scene().go();
+    moved.shows(&[("usr/d/same", "1"), ("usr/d/other", "own"), ("usr/d/l", "-> 1")]);
+    assert_eq!(moved.shadowed(), ["usr/d/missing: added, directory", "usr/d/other: added, own"]);
+    let error = scene().on_conflict(OnConflict::Fail).error();
+    assert!(error.contains("a directory above /usr/d/missing"), "{error}");
+}
+
+#[test]
 fn derived_files_stay_until_they_are_made_anew() {
     let paths = ["etc/ld.so.cache", "usr/lib/locale/locale-archive", "var/cache/x"];
     let old = paths.map(|path| (path, "1"));
@@ -251,13 +275,33 @@ fn derived_files_stay_until_they_are_made_anew() {
     for on_conflict in [OnConflict::Keep, OnConflict::Take, OnConflict::Fail] {
         let moved = scene().on_conflict(on_conflict).go();
         moved.shows(&paths.map(|path| (path, "own")));
-        assert_eq!(moved.generate(), [("etc/ld.so.cache", "ldconfig")]);
+        assert_eq!(
+            moved.generate(),
+            [("etc/ld.so.cache", "ldconfig"), ("usr/lib/locale/locale-archive", "locale-gen")]
+        );
         assert_eq!((moved.shadowed(), moved.resolved.notes), (vec![], vec![]));
     }
     // What is the template's is the next template's.
     let moved = Scene::new(&old, &new).write(paths[0], "1").go();
     moved.shows(&[(paths[0], "2")]);
     assert_eq!(moved.generate(), []);
+}
+
+#[test]
+fn rules_of_templates() {
+    let scene = |path: &str| {
+        Scene::new(&[(path, "a\nb\nc\n")], &[(path, "A\nb\nc\n")]).write(path, "a\nb\nC\n").chmod(path, 0o600)
+    };
+    for on_conflict in [OnConflict::Keep, OnConflict::Take, OnConflict::Fail] {
+        for (rule, expected) in
+            [(Rule::Keep, "a\nb\nC\n"), (Rule::Take, "A\nb\nc\n"), (Rule::Text, "A\nb\nC\n")]
+        {
+            let moved = scene("var/lib/x").rule("var/lib/*", rule).on_conflict(on_conflict).go();
+            moved.shows(&[("var/lib/x", expected)]);
+            assert_eq!(moved.scene.volume.attr(moved.scene.ino("var/lib/x")).expect("there").perm, 0o600);
+            assert_eq!(moved.shadowed().len(), usize::from(rule == Rule::Keep));
+        }
+    }
 }
 
 #[test]
@@ -269,13 +313,14 @@ fn logs_and_backups_stay_the_ves() {
     assert_eq!((moved.shadowed(), moved.merged()), (vec![], vec![]));
 }
 
+/// A database of update-alternatives, with the priorities of its choices.
+fn database(choices: &[(&str, i32)]) -> String {
+    let choices: String = choices.iter().map(|(path, priority)| format!("{path}\n{priority}\n")).collect();
+    format!("auto\n/usr/bin/editor\n\n{choices}\n")
+}
+
 #[test]
 fn alternatives_follow_the_merged_databases() {
-    let database = |choices: &[(&str, i32)]| {
-        let choices: String =
-            choices.iter().map(|(path, priority)| format!("{path}\n{priority}\n")).collect();
-        format!("auto\n/usr/bin/editor\n\n{choices}\n")
-    };
     let (path, link) = ("var/lib/dpkg/alternatives/editor", "etc/alternatives/editor");
     let old = database(&[("/bin/nano", 40)]);
     let base = [(path, old.as_str()), (link, "-> /bin/nano")];
@@ -297,11 +342,6 @@ fn alternatives_follow_the_merged_databases() {
 
 #[test]
 fn an_alternative_that_neither_side_shows_is_set_anew() {
-    let database = |choices: &[(&str, i32)]| {
-        let choices: String =
-            choices.iter().map(|(path, priority)| format!("{path}\n{priority}\n")).collect();
-        format!("auto\n/usr/bin/editor\n\n{choices}\n")
-    };
     let (path, link) = ("var/lib/dpkg/alternatives/editor", "etc/alternatives/editor");
     // The VE removed the best, the update added one that is better than the rest and worse than the best.
     let old = database(&[("/bin/ed", 10), ("/bin/nano", 40)]);

@@ -5,33 +5,39 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::api::{ChangeKind, ShadowedBy};
+use crate::merge::{MergeRule, Rule};
 use crate::meta::Meta;
 use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
 use crate::types::{Attr, FileKind, NameRef, VeId};
 use crate::volume::{Caller, NewNode, SetAttr, VolumeError};
 
+mod dpkg;
 mod files;
 mod packages;
+mod random;
 
 /// Path -> content; `-> x` is a symbolic link, a path that ends in a slash a directory.
-type Tree0<'a> = [(&'a str, &'a str)];
+type Entries<'a> = [(&'a str, &'a str)];
 
 /// A database and a blob store.
 struct Fixture {
     dir: tempfile::TempDir,
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
+    next: AtomicU32,
 }
 
 /// A VE on the old of two bases.
 struct Scene {
-    fixture: Fixture,
+    fixture: Arc<Fixture>,
     delta: Delta,
     volume: Volume,
     on_conflict: OnConflict,
+    rules: Rules,
 }
 
 /// A move that was made.
@@ -48,10 +54,15 @@ impl Fixture {
         std::fs::create_dir(dir.path().join("data")).expect("folder");
         BlobStore::create(&blobs).expect("create");
         let meta = Arc::new(Meta::open(&dir.path().join("meta")).expect("database"));
-        Fixture { meta, blobs: Arc::new(BlobStore::open(&blobs).expect("open")), dir }
+        Fixture {
+            meta,
+            blobs: Arc::new(BlobStore::open(&blobs).expect("open")),
+            next: AtomicU32::new(1),
+            dir,
+        }
     }
 
-    fn base(&self, entries: &Tree0<'_>) -> Arc<Tree> {
+    fn base(&self, entries: &Entries<'_>) -> Arc<Tree> {
         let batch = self.blobs.batch();
         let dir = TreeMeta::new(FileKind::Dir, 0o755);
         let mut tree = TreeBuilder::new(dir.clone());
@@ -99,17 +110,33 @@ fn split(path: &str) -> (&str, NameRef<'_>) {
 }
 
 impl Scene {
-    fn new(old: &Tree0<'_>, new: &Tree0<'_>) -> Scene {
-        let fixture = Fixture::new();
+    fn new(old: &Entries<'_>, new: &Entries<'_>) -> Scene {
+        Scene::within(&Arc::new(Fixture::new()), old, new)
+    }
+
+    fn within(fixture: &Arc<Fixture>, old: &Entries<'_>, new: &Entries<'_>) -> Scene {
         let (old, new) = (fixture.base(old), fixture.base(new));
         let delta = Delta::between(&old, &new).expect("no collision");
         let (meta, blobs) = (Arc::clone(&fixture.meta), Arc::clone(&fixture.blobs));
-        let volume = Volume::open(VeId(1), old, meta, blobs, &fixture.dir.path().join("data"));
-        Scene { volume: volume.expect("open"), fixture, delta, on_conflict: OnConflict::Keep }
+        let ve = VeId(fixture.next.fetch_add(1, Ordering::Relaxed));
+        let volume = Volume::open(ve, old, meta, blobs, &fixture.dir.path().join("data"));
+        Scene {
+            volume: volume.expect("open"),
+            fixture: Arc::clone(fixture),
+            delta,
+            on_conflict: OnConflict::Keep,
+            rules: Rules::default(),
+        }
     }
 
     fn on_conflict(self, on_conflict: OnConflict) -> Scene {
         Scene { on_conflict, ..self }
+    }
+
+    /// With a rule of a template's.
+    fn rule(self, glob: &str, rule: Rule) -> Scene {
+        let own = MergeRule::new(glob, rule, None).expect("a rule");
+        Scene { rules: Rules::new(vec![own]), ..self }
     }
 
     fn ino(&self, path: &str) -> Ino {
@@ -169,7 +196,9 @@ impl Scene {
 
     fn rmdir(self, path: &str) -> Scene {
         let (dir, last) = split(path);
+        let ino = self.ino(path);
         self.volume.rmdir(self.ino(dir), last).expect("rmdir");
+        self.volume.forget(ino).expect("forget");
         self
     }
 
@@ -182,7 +211,7 @@ impl Scene {
             prepared: &prepared,
             volume: &self.volume,
             blobs: &self.fixture.blobs,
-            rules: &Rules::new(Vec::new()),
+            rules: &self.rules,
             on_conflict: self.on_conflict,
             dry_run,
         };
@@ -245,7 +274,7 @@ impl Moved {
     }
 
     #[track_caller]
-    fn shows(&self, expected: &Tree0<'_>) {
+    fn shows(&self, expected: &Entries<'_>) {
         let shown = self.shown();
         for (path, text) in expected {
             assert_eq!(shown.get(*path).map(String::as_str), Some(*text), "{path}");
