@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use vzfs::types::VeId;
 use vzfs::update::processes::stale_processes;
 use vzfs_tests::{Host, Setup, tiny};
@@ -45,6 +46,15 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // A second signal makes `ve exec` end all that runs inside, which a killed one would leave behind.
+        let number = Pid::from_child(&self.0);
+        for _ in 0..20 {
+            if !matches!(self.0.try_wait(), Ok(None)) {
+                return;
+            }
+            let _ = kill_process(number, Signal::TERM);
+            std::thread::sleep(Duration::from_millis(300));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -254,8 +264,15 @@ fn a_failed_canary_stops_it_and_it_takes_itself_back() {
     assert!(running(Path::new("/bin/sleep")).is_empty());
 }
 
+/// How a daemon ends.
+enum Ending {
+    Killed,
+    Replaced,
+    Stopped,
+}
+
 #[test]
-fn a_killed_daemon_goes_on_where_it_was_and_the_client_follows() {
+fn an_update_goes_on_with_the_next_daemon_and_the_client_follows() {
     let host = tiny_host();
     host.vzfs(["ve", "create", "ve", "-t", "tiny", "--count", "24"]).ok();
     let names: Vec<String> = (1..=24).map(|number| format!("ve-{number}")).collect();
@@ -266,10 +283,17 @@ fn a_killed_daemon_goes_on_where_it_was_and_the_client_follows() {
     let mut update =
         host.command(["update", "--all", "--yes", "--batch", "4", "--check", "test -e /etc/fixed"]);
     let update = update.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
-    for round in 0..3 {
+    for (round, end) in [Ending::Killed, Ending::Replaced, Ending::Stopped].iter().enumerate() {
         let moved = || names.iter().filter(|name| version(&host, name) == "2").count();
         until("VEs to be moved", || (moved() > round * 6).then_some(()));
-        host.kill_daemon();
+        match end {
+            Ending::Killed => drop(host.kill_daemon()),
+            Ending::Replaced => drop(host.vzfs(["daemon", "restart"]).ok()),
+            Ending::Stopped => {
+                host.stop();
+                host.start();
+            }
+        }
     }
     let output = update.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);

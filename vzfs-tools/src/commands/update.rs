@@ -1,5 +1,6 @@
 //! `vzfs update`.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead, IsTerminal};
 use std::time::{Duration, Instant};
 
@@ -206,18 +207,19 @@ fn follow_back(context: &Context, stopped: Rollout) -> Result<Rollout> {
 /// Follows an update as long as it runs, also when the daemon is stopped and started meanwhile.
 fn follow(context: &Context, id: u64) -> Result<Rollout> {
     let progress = context.progress();
-    let mut told = 0;
+    let mut told = HashSet::new();
     let mut lost: Option<Instant> = None;
     loop {
-        let before = told;
-        let path = format!("/v1/updates/{id}/follow?told={told}");
-        let followed = context.client.follow(&path, &progress, &mut |line| {
-            told += 1;
-            progress.log(line);
+        let before = told.len();
+        // Each time it tells of all that are finished.
+        let followed = context.client.follow(&format!("/v1/updates/{id}/follow"), &progress, &mut |line| {
+            if told.insert(line.to_owned()) {
+                progress.log(line);
+            }
         });
         match followed {
             Err(failure) if matches!(failure.exit, Exit::Failure | Exit::Unreachable) => {
-                if told > before {
+                if told.len() > before {
                     lost = None;
                 }
                 if lost.get_or_insert_with(Instant::now).elapsed() > PATIENCE {

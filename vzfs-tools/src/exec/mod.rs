@@ -322,7 +322,10 @@ pub(crate) fn run_interactive(spec: &ExecSpec, quiet: bool) -> Result<u8> {
     let both = io::stdin().is_terminal() && io::stdout().is_terminal();
     let terminal = both.then(|| rustix::termios::tcgetwinsize(io::stdin())).transpose();
     let terminal = terminal.map_err(|e| Failure::io("cannot ask for the terminal's size", &e.into()))?;
+    // Before anything is made that somebody would have to take away.
+    interrupt::install()?;
     let prepared = Prepared::new(spec, terminal, quiet)?;
+    interrupt::check()?;
     let mut command = prepared.command();
     let relays = stdio::Relays::start(&mut command);
     let relays = relays.map_err(|e| Failure::io("cannot pass the program's input and output on", &e))?;

@@ -42,7 +42,7 @@
 //! | `GET /v1/updates` | - | list of [`Rollout`], newest first, without their VEs |
 //! | `GET /v1/updates/{id}` | - | [`Rollout`] |
 //! | `GET /v1/updates/{id}/ves/{name}` | - | [`RolloutVeDetail`] |
-//! | `GET /v1/updates/{id}/follow?told=` | - | events, a `log` for each VE that has its result, ending in [`Rollout`] when it runs no more |
+//! | `GET /v1/updates/{id}/follow` | - | events, a `log` for each VE that has its result, ending in [`Rollout`] when it runs no more |
 //! | `POST /v1/updates/{id}/pause`, `resume`, `stop` | - | [`Rollout`] |
 //! | `POST /v1/updates/{id}/rollback` | [`RollbackRequest`] | the [`Rollout`] that takes it back |
 //! | `DELETE /v1/updates/{id}` | - | [`Removed`] |
@@ -91,8 +91,7 @@ pub use update::{
     Generate, MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess,
 };
 pub use update_request::{
-    DEFAULT_BATCH, DEFAULT_CHECK_TIMEOUT_SECS, FollowQuery, Portion, RollbackRequest, Selector, UpdateMode,
-    UpdateRequest,
+    DEFAULT_BATCH, DEFAULT_CHECK_TIMEOUT_SECS, Portion, RollbackRequest, Selector, UpdateMode, UpdateRequest,
 };
 pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
 pub use version::{

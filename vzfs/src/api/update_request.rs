@@ -119,15 +119,6 @@ pub struct RollbackRequest {
     pub ves: Vec<VeName>,
 }
 
-/// Query of `GET /v1/updates/{id}/follow`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FollowQuery {
-    /// How many VEs were told of already.
-    #[serde(default)]
-    pub told: u64,
-}
-
 /// How many VEs, as a number or as a part of all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::response::Response;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::error::Refusal;
 use super::routes::{Body, Name, Reply, bad_name, blocking, invalid, json, parse};
 use super::streams;
-use crate::api::{FollowQuery, RollbackRequest, Rollout, UpdateMode, UpdatePlan, UpdateRequest};
+use crate::api::{RollbackRequest, Rollout, UpdateMode, UpdatePlan, UpdateRequest};
 use crate::types::VeName;
 use crate::update::{UpdateError, Updates};
 
@@ -66,14 +65,9 @@ async fn show_ve(State(updates): Shared, path: Result<Path<(u64, String)>, PathR
     blocking(move || updates.rollout_ve(id, &name)).await
 }
 
-async fn follow(
-    State(updates): Shared,
-    id: Id,
-    query: Result<Query<FollowQuery>, QueryRejection>,
-) -> Result<Response, Refusal> {
+async fn follow(State(updates): Shared, id: Id) -> Reply {
     let id = number(id)?;
-    let Query(query) = query.map_err(|error| invalid(error.body_text()))?;
-    Ok(streams::events(move |events| updates.follow(id, query.told, events)))
+    Ok(streams::events(move |events| updates.follow(id, events)))
 }
 
 async fn pause(State(updates): Shared, id: Id) -> Reply {

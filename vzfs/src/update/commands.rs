@@ -130,10 +130,12 @@ fn wait(
 
 fn end_all(child: &mut Child) -> io::Result<()> {
     let pid = Pid::from_child(child);
-    for patience in [BETWEEN_SIGNALS, KILLING] {
+    let deadline = Instant::now() + KILLING;
+    // Again and again: one that comes while the program inside is being started finds nobody to be passed on to.
+    while Instant::now() < deadline {
         // It may be gone already, and is not waited for yet, so the number is nobody else's.
         let _ = kill_process(pid, Signal::TERM);
-        if wait(child, Instant::now() + patience, &|| false)?.is_some() {
+        if wait(child, Instant::now() + BETWEEN_SIGNALS, &|| false)?.is_some() {
             return Ok(());
         }
     }

@@ -1,12 +1,13 @@
 //! What is shown of rollouts, and following them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::state::{Live, State};
 use super::{UpdateError, Updates};
 use crate::api::{Rollout, RolloutCounts, RolloutState, RolloutVe, RolloutVeDetail};
 use crate::store::Events;
-use crate::types::VeName;
+use crate::types::{VeId, VeName};
 
 /// How often a follower looks whether anybody still listens.
 const LOOK: Duration = Duration::from_millis(500);
@@ -45,21 +46,19 @@ impl Updates {
         Ok(RolloutVeDetail { ve, report })
     }
 
-    /// Tells of a rollout while it runs: a line for each VE that was to be moved and has its result, in the order in which they had it, without the
-    /// first `told`. Returns when it does not run any more, or when nobody listens.
+    /// Tells of a rollout while it runs: a line for each VE that was to be moved and has its result, once each. Returns when it does not run any more, or when nobody listens.
     ///
     /// # Errors
     /// There is none of that number; the daemon ends.
-    pub fn follow(&self, id: u64, told: u64, events: &dyn Events) -> Result<Rollout, UpdateError> {
-        let mut told = usize::try_from(told).unwrap_or(usize::MAX);
+    pub fn follow(&self, id: u64, events: &dyn Events) -> Result<Rollout, UpdateError> {
+        let mut told = HashSet::new();
         loop {
             let (running, counts, step, news) = {
                 let state = self.state.lock();
                 let live = state.rollouts.get(&id).ok_or(UpdateError::Unknown(id))?;
                 let running = live.shown_state() == RolloutState::Running;
-                (running, RolloutCounts::of(&live.ves), step(live), lines(live, told))
+                (running, RolloutCounts::of(&live.ves), step(live), lines(live, &mut told))
             };
-            told += news.len();
             for line in &news {
                 events.log(line);
             }
@@ -74,7 +73,7 @@ impl Updates {
                 return Err(UpdateError::Closing);
             }
             let news = state.rollouts.get(&id).is_some_and(|live| {
-                live.shown_state() != RolloutState::Running || finished(live).count() > told
+                live.shown_state() != RolloutState::Running || finished(live).count() > told.len()
             });
             if !news {
                 self.changed.wait_for(&mut state, LOOK);
@@ -113,11 +112,11 @@ fn finished(live: &Live) -> impl Iterator<Item = &RolloutVe> {
     live.ves.iter().filter(|ve| ve.batch.is_some() && ve.state.is_final())
 }
 
-/// A line for each of them, in their order, without the first `told`.
-fn lines(live: &Live, told: usize) -> Vec<String> {
-    let mut ves: Vec<_> = finished(live).collect();
+/// A line for each of them that was not told of, in the order in which they had their results.
+fn lines(live: &Live, told: &mut HashSet<VeId>) -> Vec<String> {
+    let mut ves: Vec<_> = finished(live).filter(|ve| told.insert(ve.id)).collect();
     ves.sort_by_key(|ve| ve.finished.map(|time| (time.secs, time.nanos)));
-    ves.into_iter().skip(told).map(line).collect()
+    ves.into_iter().map(line).collect()
 }
 
 fn line(ve: &RolloutVe) -> String {
