@@ -1,5 +1,7 @@
 //! A real point release reaches two hundred VEs that are at work, and is taken back while the daemon is killed: no program sees an error.
 
+#![allow(clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use fuser::Config;
 use rustix::mount::UnmountFlags;
@@ -24,6 +25,9 @@ use super::notices::Notices;
 use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Volume};
+
+/// How long an unmounted filesystem's session may take to end. It needs milliseconds when nobody else has a copy of the mount.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether the kernel may serve reads and writes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,6 +299,18 @@ impl Mount {
         self.ledger.known_inodes().into_iter().map(|(ino, _)| ino).collect()
     }
 
+    /// Whether the session has ended, now or in a moment. A mount namespace of somebody else's that has a copy of the mount keeps it going.
+    fn wait_for_the_last_request(&self) -> bool {
+        let deadline = Instant::now() + END_PATIENCE;
+        while self.is_alive() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
     /// Unmounts and waits for the last request. With `force` a mount in use is detached instead: programs keep it until they end, and this
     /// does not wait for them.
     ///
@@ -313,11 +329,12 @@ impl Mount {
                 }
             }
         }
-        let thread = self.thread.take();
-        if let Some(thread) = thread.filter(|_| !force)
-            && thread.join().is_err()
-        {
-            error!(ve = %self.ve, "a request thread panicked");
+        if let Some(thread) = self.thread.take().filter(|_| !force) {
+            if !self.wait_for_the_last_request() {
+                warn!(ve = %self.ve, "programs in another mount namespace use it until they end");
+            } else if thread.join().is_err() {
+                error!(ve = %self.ve, "a request thread panicked");
+            }
         }
         info!(ve = %self.ve, "unmounted");
         Ok(())

@@ -1,5 +1,7 @@
 //! Moving volumes between bases: named promises, and random ones.
 
+#![allow(clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::collection::vec;
