@@ -63,6 +63,17 @@ fn writes_through_a_map_take_nothing_away() {
 }
 
 #[test]
+fn an_empty_capability_is_nothing_to_lose() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    scene.volume.set_xattr(su, CAPABILITY, b"", XattrMode::Any, Caller::ROOT).expect("set");
+    scene.volume.write(su, 0, b"x", USER).expect("write");
+    assert_eq!(plain(scene.volume.xattr(su, CAPABILITY)), Ok(Vec::new()));
+    assert_eq!(scene.volume.attr(su).expect("attr").perm, 0o755);
+}
+
+#[test]
 fn a_directory_keeps_its_capabilities() {
     let store = Store::new();
     let scene = Scene::new(&store, store.base());
