@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
@@ -26,6 +27,9 @@ use crate::volume::{NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
 pub(super) const GENERATION: Generation = Generation(0);
+
+/// How long a request that holds a lock in the kernel waits for a notice, which takes well below a millisecond where nobody is in its way.
+const NOTICE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a mount is made of.
 pub(super) struct Parts {
@@ -112,6 +116,21 @@ impl Dispatch {
     pub(super) fn forget_relabelled(&self, then: impl FnOnce() + Send + 'static) {
         let volume = Arc::clone(&self.volume);
         self.notices.forget_relabelled(move || volume.take_relabelled(), then);
+    }
+
+    /// The same for a request during which the kernel holds the lock of the file. Who removes the file's name at the same time holds the lock of the
+    /// directory, which the notice wants, and waits for that of the file: so `then` runs after a while in any case.
+    pub(super) fn forget_relabelled_under_lock(&self, then: impl FnOnce() + Send + 'static) {
+        let (done, sent) = mpsc::channel::<()>();
+        self.forget_relabelled(move || drop(done));
+        let wait = move || {
+            // It is an error either way: nothing is ever sent.
+            let _ended = sent.recv_timeout(NOTICE_PATIENCE);
+            then();
+        };
+        if let Err(error) = std::thread::Builder::new().name("stale".to_owned()).spawn(wait) {
+            warn!(ve = %self.ve, %error, "a request for a file that became another one is not answered as it should");
+        }
     }
 
     /// Attributes to tell the kernel, and how long it may keep them.

@@ -17,6 +17,7 @@ use tracing::debug;
 
 use super::convert::{ABSENT, ENDLESS, set_time};
 use super::dispatch::{Dispatch, GENERATION};
+use super::errno::errno;
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
 use crate::volume::{FallocateMode, NewNode, RenameMode, SetAttr, VolumeError};
@@ -136,6 +137,11 @@ impl Filesystem for Dispatch {
             }
             Ok(attr)
         });
+        if matches!(done, Err(VolumeError::Stale)) {
+            // As for an open: the program must not see what the kernel still has of the old inode.
+            let stale = errno(&self.ve, "setattr", &VolumeError::Stale);
+            return self.forget_relabelled_under_lock(move || reply.error(stale));
+        }
         self.reply_attr("setattr", done, reply);
     }
 
@@ -276,7 +282,14 @@ impl Filesystem for Dispatch {
         reply: ReplyWrite,
     ) {
         let rights = self.rights(req).told(!write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
-        match ino(node).and_then(|ino| self.volume.write(ino, offset, data, rights)) {
+        let written = ino(node).and_then(|ino| {
+            if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+                self.volume.write_back(ino, offset, data)
+            } else {
+                self.volume.write(ino, offset, data, rights)
+            }
+        });
+        match written {
             // The kernel's writes fit 32 bits; see MAX_WRITE_BYTES.
             Ok(()) => reply.written(data.len() as u32),
             Err(error) => reply.error(self.failed("write", &error)),

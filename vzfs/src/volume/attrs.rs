@@ -296,7 +296,10 @@ fn drop_privileges(record: &mut InodeRecord, keep_mode: bool, rights: &impl Righ
     if record.kind == FileKind::Dir {
         return false;
     }
-    let had_capability = record.xattrs.remove(CAPABILITY).is_some();
+    let had_capability = has_capability(record);
+    if had_capability {
+        record.xattrs.remove(CAPABILITY);
+    }
     if keep_mode {
         return had_capability;
     }
@@ -310,5 +313,10 @@ fn drop_privileges(record: &mut InodeRecord, keep_mode: bool, rights: &impl Righ
 
 /// Whether a write could have something to take away, so that it is worth finding out whose it is.
 fn has_privileges(record: &InodeRecord) -> bool {
-    record.perm & (S_ISUID | S_ISGID) != 0 || record.xattrs.contains_key(CAPABILITY)
+    record.perm & (S_ISUID | S_ISGID) != 0 || has_capability(record)
+}
+
+/// An empty value is none, and stays: so does the kernel see it.
+fn has_capability(record: &InodeRecord) -> bool {
+    record.xattrs.get(CAPABILITY).is_some_and(|value| !value.is_empty())
 }

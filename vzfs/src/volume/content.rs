@@ -409,6 +409,11 @@ impl Volume {
         self.kill_privileges(ino, &rights)
     }
 
+    /// Writes what programs have changed in a memory map, which takes no privileges away.
+    pub fn write_back(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.with_data(ino, |file| file.write_all_at(bytes, offset), "write back to")
+    }
+
     /// fallocate(2), with the modes that the host filesystem has.
     pub fn fallocate(
         &self,

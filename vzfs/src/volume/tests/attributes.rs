@@ -51,6 +51,29 @@ fn chown_of_nothing_takes_away_only_what_the_owner_may() {
 }
 
 #[test]
+fn writes_through_a_map_take_nothing_away() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    scene.volume.set_xattr(su, CAPABILITY, b"x", XattrMode::Any, Caller::ROOT).expect("set");
+    scene.volume.write_back(su, 0, b"new").expect("write");
+    assert!(content(&scene.volume, su).starts_with(b"new"));
+    assert_eq!(scene.volume.attr(su).expect("attr").perm, 0o4755);
+    assert_eq!(plain(scene.volume.xattr(su, CAPABILITY)), Ok(b"x".to_vec()));
+}
+
+#[test]
+fn an_empty_capability_is_nothing_to_lose() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let su = scene.at("bin/su");
+    scene.volume.set_xattr(su, CAPABILITY, b"", XattrMode::Any, Caller::ROOT).expect("set");
+    scene.volume.write(su, 0, b"x", USER).expect("write");
+    assert_eq!(plain(scene.volume.xattr(su, CAPABILITY)), Ok(Vec::new()));
+    assert_eq!(scene.volume.attr(su).expect("attr").perm, 0o755);
+}
+
+#[test]
 fn a_directory_keeps_its_capabilities() {
     let store = Store::new();
     let scene = Scene::new(&store, store.base());
