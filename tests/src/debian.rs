@@ -43,32 +43,33 @@ pub fn tree() -> PathBuf {
 pub fn release() -> [PathBuf; 2] {
     static TREES: OnceLock<[PathBuf; 2]> = OnceLock::new();
     let make = || {
-        let sources = host_sources();
-        let main: Vec<_> = sources.iter().filter(|source| source.contains(" bookworm ")).cloned().collect();
-        assert!(
-            !main.is_empty() && main.len() < sources.len(),
-            "this machine's package sources have no updates apart"
-        );
-        [("debian-main", &main), ("debian-updated", &sources)]
-            .map(|(name, sources)| make(name, RELEASE_PACKAGES, sources))
+        let [main, all] = sources();
+        [("debian-main", main), ("debian-updated", all)]
+            .map(|(name, sources)| make(name, RELEASE_PACKAGES, &sources))
     };
     TREES.get_or_init(make).clone()
 }
 
-/// The sources of packages that this machine has for the release, as mmdebstrap takes them.
-fn host_sources() -> Vec<String> {
+/// The sources of packages that this machine has for the release, as `sources.list` and mmdebstrap have them: those of the release as it came
+/// out, and all, with its fixes.
+pub fn sources() -> [Vec<String>; 2] {
     let format = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
     let output =
         Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).output();
     let output = output.expect("apt-get is there");
-    let mut sources: Vec<_> = String::from_utf8_lossy(&output.stdout)
+    let mut all: Vec<_> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter(|line| line.contains(" bookworm") && line.ends_with(" main"))
         .map(str::to_owned)
         .collect();
-    sources.sort_unstable();
-    sources.dedup();
-    sources
+    all.sort_unstable();
+    all.dedup();
+    let main: Vec<_> = all.iter().filter(|source| source.contains(" bookworm ")).cloned().collect();
+    assert!(
+        !main.is_empty() && main.len() < all.len(),
+        "this machine's package sources have no updates apart"
+    );
+    [main, all]
 }
 
 fn make(name: &str, packages: &[&str], sources: &[String]) -> PathBuf {

@@ -334,7 +334,7 @@ fn until_rolled_back(host: &Host, id: &str) {
         }
         let history = asked.json();
         let mut updates = history.as_array().expect("a list").iter();
-        let back = updates.find(|update| update["rolls_back"].to_string() == id);
+        let back = updates.find(|update| update["rolls_back"].as_u64() == id.parse().ok());
         match back.map(|update| update["state"].as_str().unwrap_or_default()) {
             Some("done") => return,
             Some("running") => {}

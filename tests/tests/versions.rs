@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::Value;
 use vzfs_tests::host::host_sh;
 use vzfs_tests::measure::{ms, report};
-use vzfs_tests::{Host, Setup, sample};
+use vzfs_tests::{Host, Setup, debian, sample};
 
 /// The release as it came out, without what was fixed since.
 const OS: &str = r#"
@@ -23,7 +23,7 @@ source_date_epoch = 1700000000
 [os]
 suite = "bookworm"
 variant = "minbase"
-mirrors = ["deb http://deb.debian.org/debian bookworm main"]
+mirrors = MIRRORS
 "#;
 
 const TOOL: &str = r#"
@@ -41,11 +41,6 @@ source = "tool.conf"
 path = "etc/tool/*.list"
 rule = "lines"
 "#;
-
-/// Where fixes come from.
-const SOURCES: &str = "deb http://deb.debian.org/debian bookworm main\n\
-                       deb http://deb.debian.org/debian bookworm-updates main\n\
-                       deb http://deb.debian.org/debian-security bookworm-security main\n";
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("text")
@@ -86,7 +81,10 @@ fn ino(host: &Host, ve: &str, path: &str) -> u64 {
 
 fn host_with_debian() -> Host {
     let host = Host::with(Setup::default());
-    for (name, content) in [("debian.toml", OS), ("tool.toml", TOOL), ("tool.conf", "colour = green\n")] {
+    let [main, _] = debian::sources();
+    let os = OS.replace("MIRRORS", &format!("{main:?}"));
+    for (name, content) in [("debian.toml", &os[..]), ("tool.toml", TOOL), ("tool.conf", "colour = green\n")]
+    {
         fs::write(host.scratch().join(name), content).expect("writable");
     }
     timed(&host, &["template", "build", text(&host.scratch().join("debian.toml"))]);
@@ -106,7 +104,8 @@ fn a_debian_is_patched_and_upgraded_and_its_applications_follow() {
 fn patched_with_everything(host: &Host) {
     let overlay = host.scratch().join("overlay");
     fs::create_dir_all(overlay.join("etc/apt")).expect("writable");
-    fs::write(overlay.join("etc/apt/sources.list"), SOURCES).expect("writable");
+    let [_, with_fixes] = debian::sources();
+    fs::write(overlay.join("etc/apt/sources.list"), with_fixes.join("\n") + "\n").expect("writable");
     fs::write(overlay.join("etc/motd"), "patched\n").expect("writable");
     // What a VE was given by hand becomes an application without a definition.
     host.mounted("debian", &["hand"]);
