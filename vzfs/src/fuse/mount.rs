@@ -285,7 +285,13 @@ impl Mount {
     /// Tells the kernel what a rebase of the volume has changed, and frees what nobody uses any more. To be called from a thread that answers no
     /// requests.
     pub fn tell(&self, rebased: &Rebased) {
-        self.notices.forget_all(&rebased.names, &rebased.inodes, &rebased.dirs);
+        // What the kernel does not know by now it gets to know as it is now.
+        let known = |ino: &Ino| *ino == Ino::ROOT || self.ledger.knows(*ino);
+        self.notices.forget_all(
+            rebased.names.iter().filter(|(dir, _)| known(dir)),
+            rebased.inodes.iter().copied().filter(known),
+            rebased.dirs.iter().copied().filter(known),
+        );
         // Look-ups that were under way when the base was exchanged have been answered: the kernel does not take an entry away while it waits for one.
         for ino in rebased.orphans.iter().filter(|ino| !self.ledger.knows(**ino)) {
             if let Err(error) = self.volume.forget(*ino) {

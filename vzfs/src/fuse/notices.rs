@@ -54,13 +54,18 @@ impl Notices {
 
     /// Makes the kernel ask again for these names, attributes and listings; returns when it has been told. Waits for requests on the
     /// directories, so not for threads that answer requests.
-    pub(super) fn forget_all(&self, names: &[(Ino, Name)], inodes: &[Ino], dirs: &[Ino]) {
+    pub(super) fn forget_all<'a>(
+        &self,
+        names: impl Iterator<Item = &'a (Ino, Name)>,
+        inodes: impl Iterator<Item = Ino>,
+        dirs: impl Iterator<Item = Ino>,
+    ) {
         let _one_at_a_time = self.sending.lock();
         for dir in dirs {
-            self.forget_inode(*dir, 0);
+            self.forget_inode(dir, 0);
         }
         for ino in inodes {
-            self.forget_attr(*ino);
+            self.forget_attr(ino);
         }
         for (dir, name) in names {
             self.forget_name(*dir, name);

@@ -22,6 +22,9 @@ pub(super) struct Judge<'v> {
     pub(super) volume: &'v Volume,
     delta: &'v Delta,
     pub(super) now: Timestamp,
+    /// What of the private tables concerns the delta: of all else that it concerns there is nothing private.
+    private_inodes: BTreeSet<Ino>,
+    private_entries: BTreeSet<(Ino, Name)>,
     /// What will be written; `None`: removed.
     inodes: BTreeMap<Ino, Option<InodeRecord>>,
     entries: BTreeMap<(Ino, Name), EntryRecord>,
@@ -45,6 +48,8 @@ impl<'v> Judge<'v> {
             volume,
             delta,
             now: volume.clock.now(),
+            private_inodes: BTreeSet::new(),
+            private_entries: BTreeSet::new(),
             inodes: BTreeMap::new(),
             entries: BTreeMap::new(),
             removed_entries: BTreeSet::new(),
@@ -59,11 +64,12 @@ impl<'v> Judge<'v> {
 
     pub(super) fn judge(mut self, found: Written, written: Written, edits: &[Edit]) -> Result<Judge<'v>> {
         let delta = self.delta;
-        let entries: BTreeSet<_> = found.entries.into_iter().chain(written.entries).collect();
-        let entries: Vec<_> =
-            entries.into_iter().filter(|(dir, name)| concerns_name(delta, *dir, name)).collect();
-        let inodes: BTreeSet<_> = found.inodes.into_iter().chain(written.inodes).collect();
-        let inodes: Vec<_> = inodes.into_iter().filter(|ino| concerns_inode(delta, *ino)).collect();
+        let entries = found.entries.into_iter().chain(written.entries);
+        self.private_entries = entries.filter(|(dir, name)| concerns_name(delta, *dir, name)).collect();
+        let inodes = found.inodes.into_iter().chain(written.inodes);
+        self.private_inodes = inodes.filter(|ino| concerns_inode(delta, *ino)).collect();
+        let entries: Vec<_> = self.private_entries.iter().cloned().collect();
+        let inodes: Vec<_> = self.private_inodes.iter().copied().collect();
         // What goes first, so that a directory is not kept for the sake of it.
         for ino in &inodes {
             match delta.inode(*ino) {
@@ -124,6 +130,7 @@ impl<'v> Judge<'v> {
     pub(super) fn record(&self, ino: Ino) -> Result<Option<InodeRecord>> {
         match self.inodes.get(&ino) {
             Some(record) => Ok(record.clone()),
+            None if concerns_inode(self.delta, ino) && !self.private_inodes.contains(&ino) => Ok(None),
             None => Ok(self.volume.meta.inode(self.volume.ve, ino)?),
         }
     }
@@ -133,7 +140,8 @@ impl<'v> Judge<'v> {
         if let Some(entry) = self.entries.get(&key) {
             return Ok(Some(*entry));
         }
-        if self.removed_entries.contains(&key) {
+        let is_gone = self.removed_entries.contains(&key);
+        if is_gone || (concerns_name(self.delta, dir, name) && !self.private_entries.contains(&key)) {
             return Ok(None);
         }
         Ok(self.volume.meta.entry(self.volume.ve, dir, name.as_ref())?)
