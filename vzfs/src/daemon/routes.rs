@@ -60,10 +60,13 @@ pub fn router(store: Arc<Store>, rollouts: Arc<Updates>) -> Router {
         .route("/v1/ves/{name}/diff", get(diff_ve))
         .route("/v1/ves/{name}/export", get(export_ve))
         .route("/v1/ves/{name}/commit", post(commit))
+        .with_state(store);
+    // These hold for the routes that are there by then: all.
+    let router = updates::router(rollouts).merge(router);
+    router
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
-        .with_state(store);
-    updates::router(rollouts).merge(router).layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
 
 async fn info(State(store): Shared) -> Reply {

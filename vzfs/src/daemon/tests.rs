@@ -220,6 +220,7 @@ fn refusals_have_a_code_and_a_status() {
         ("POST", "/v1/ves", json!({"name": "a", "templates": []}), ErrorCode::Unfit),
         ("POST", "/v1/ves", json!({"name": "a", "templates": ["debian"], "count": 0}), ErrorCode::Invalid),
         ("DELETE", "/v1/ves/a?force=perhaps", Value::Null, ErrorCode::Invalid),
+        ("PATCH", "/v1/updates", Value::Null, ErrorCode::Invalid),
     ];
     for (method, path, body, code) in cases {
         assert_eq!(server.refusal(method, path, body).code, code, "{method} {path}");
