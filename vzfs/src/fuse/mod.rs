@@ -27,6 +27,7 @@ mod opening;
 mod overlays;
 mod request;
 mod rights;
+mod running;
 mod writers;
 
 pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};

@@ -13,7 +13,7 @@ use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
 use super::ledger::Handle;
 use super::request::{caller, ino, name_of};
-use super::{backing, device};
+use super::{backing, device, running};
 use crate::types::{Attr, Ino};
 use crate::volume::{NewNode, OpenFile, SetAttr, Sharing, VolumeError};
 
@@ -94,6 +94,10 @@ impl Dispatch {
 
     /// Opens a file that is there.
     pub(super) fn open_file(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let truncates_unasked = flags.0 & libc::O_TRUNC != 0 && flags.acc_mode() == OpenAccMode::O_RDONLY;
+        if truncates_unasked && ino(node).is_ok_and(running::is_running) {
+            return reply.error(Errno::from_i32(libc::ETXTBSY));
+        }
         let (ino, write, open) = match self.open_inode(req, node, flags) {
             Ok(opened) => opened,
             Err(VolumeError::Stale) => {
