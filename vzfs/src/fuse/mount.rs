@@ -26,8 +26,9 @@ use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Volume};
 
-/// How long an unmounted filesystem's session may take to end. It needs milliseconds when nobody else has a copy of the mount.
-const END_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an unmounted filesystem's session may take to end. Every inode that the kernel knew is forgotten one by one then: seconds after much
+/// work on a busy machine. Only a copy of the mount in another namespace keeps it longer.
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the kernel may serve reads and writes itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
