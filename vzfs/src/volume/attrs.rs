@@ -2,7 +2,7 @@
 
 use super::{MAX_XATTRS_BYTES, Node, Result, Rights, Volume, VolumeError, data};
 use crate::acl::{self, Acl};
-use crate::meta::{InodeRecord, PrivateContent};
+use crate::meta::{Changes, InodeRecord, PrivateContent};
 use crate::types::{Attr, FileKind, Ino, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Timestamp};
 
 /// `security.capability`: any change of content or owner takes it away (capabilities(7)).
@@ -140,12 +140,7 @@ impl Volume {
     ) -> Result<Attr> {
         let _exclusive = self.names.write();
         let mut batch = self.meta.changes(self.ve);
-        let node = self.node(ino)?;
-        // Who has the file open may mean just this one.
-        if !self.opens.lock().has(ino) {
-            self.check_named(&node)?;
-        }
-        let mut record = self.pin(ino, node, &mut batch);
+        let mut record = self.pin_to_change(ino, &mut batch)?;
         let now = self.clock.now();
         change(self, &mut record, now)?;
         self.stamp(&mut record, now)?;
@@ -154,11 +149,18 @@ impl Volume {
         self.record_attr(ino, &record)
     }
 
+    /// Pins an inode of which attributes are to be changed. The caller holds `names` exclusively.
+    fn pin_to_change(&self, ino: Ino, batch: &mut Changes<'_>) -> Result<InodeRecord> {
+        let node = self.node(ino)?;
+        self.check_named_or_open(ino, &node)?;
+        Ok(self.pin(ino, node, batch))
+    }
+
     /// Changes extended attributes and what follows from them. What changes nothing moves no ctime, as on ext4.
     fn update_if_changed(&self, ino: Ino, change: impl FnOnce(&mut InodeRecord) -> Result<()>) -> Result<()> {
         let _exclusive = self.names.write();
         let mut batch = self.meta.changes(self.ve);
-        let before = self.pin(ino, self.node(ino)?, &mut batch);
+        let before = self.pin_to_change(ino, &mut batch)?;
         let mut record = before.clone();
         change(&mut record)?;
         if record == before {

@@ -353,10 +353,7 @@ impl Volume {
         let (attr, on_blob) = {
             let _shared = self.names.read();
             let node = self.node(ino)?;
-            // Who has the file open may mean just this one.
-            if !self.opens.lock().has(ino) {
-                self.check_named(&node)?;
-            }
+            self.check_named_or_open(ino, &node)?;
             (self.attr_of(ino, &node)?, blob_of(&node).is_some())
         };
         match attr.kind {

@@ -332,6 +332,11 @@ impl Volume {
         if node.nlink() == 0 && self.unsettled.is_now() { Err(VolumeError::Stale) } else { Ok(()) }
     }
 
+    /// The same for who may also have the file open, and then means just this one.
+    fn check_named_or_open(&self, ino: Ino, node: &Node<'_>) -> Result<()> {
+        if self.opens.lock().has(ino) { Ok(()) } else { self.check_named(node) }
+    }
+
     fn dir_node(&self, ino: Ino) -> Result<Node<'_>> {
         let node = self.node(ino)?;
         if node.kind() == FileKind::Dir { Ok(node) } else { Err(VolumeError::NotDir) }

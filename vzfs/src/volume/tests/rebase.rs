@@ -317,6 +317,46 @@ fn every_move_keeps_what_the_ve_did_and_shows_the_rest() {
     outcome.map_err(|error| error.to_string()).expect("no counterexample");
 }
 
+/// Between a move and the moment when the kernel knows, an old name must not lead a change to what it no longer stands for.
+#[test]
+fn changes_by_an_old_name_are_sent_to_look_again() {
+    let store = Store::new();
+    let release = |byte| {
+        let write = Op::Write { node: 1, offset: 0, len: 4, byte, keep: true };
+        let mut model = Model::new();
+        model.apply(&[create(0), write]);
+        model.base(&store).0
+    };
+    let (old, new) = (release(1), release(2));
+    let scene = Scene::new(&store, Arc::clone(&old));
+    let volume = &scene.volume;
+    let name = NameRef::new(b"a").expect("legal");
+    let before = volume.lookup(Ino::ROOT, name).expect("there").ino;
+    let delta = Delta::between(&old, &new).expect("no collision");
+    volume.rebase(&delta, &[], |_| Ok(())).expect("rebase");
+    let chmod = || {
+        let set = SetAttr { perm: Some(0o600), ..SetAttr::default() };
+        plain(volume.set_attr(before, set, Caller::ROOT)).map(drop)
+    };
+    let set_xattr =
+        || plain(volume.set_xattr(before, b"user.a", b"b", XattrMode::Any, Caller::ROOT)).map(drop);
+    let write = || plain(volume.open_file(before, true, Sharing::Served)).map(drop);
+    let link = || plain(volume.link(before, Ino::ROOT, NameRef::new(b"b").expect("legal"))).map(drop);
+    let changes: [&dyn Fn() -> std::result::Result<(), String>; 4] = [&chmod, &set_xattr, &write, &link];
+    for (at, change) in changes.iter().enumerate() {
+        assert_eq!(change(), Err("Stale".to_owned()), "change {at}");
+    }
+    // Reading is harmless, and who has it open means just this file.
+    assert_eq!(content(volume, before), [1; 4]);
+    volume.open_file(before, false, Sharing::Served).expect("open");
+    for change in [&chmod, &set_xattr] as [&dyn Fn() -> std::result::Result<(), String>; 2] {
+        assert_eq!(change(), Ok(()));
+    }
+    let after = volume.lookup(Ino::ROOT, name).expect("there");
+    assert!(after.ino != before && after.perm == 0o644 && xattrs(volume, after.ino).is_empty());
+    assert_eq!(content(volume, after.ino), [2; 4]);
+}
+
 fn create(name: u8) -> Op {
     Op::Create { dir: 0, name, kind: FileKind::File, perm: 0o644, umask: 0, uid: 0 }
 }
