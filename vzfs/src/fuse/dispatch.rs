@@ -22,7 +22,7 @@ use super::request::{caller, ino, name_of};
 use super::rights::Process;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
-use crate::types::{Attr, FileKind, IdShift, Ino, NameRef, VeName};
+use crate::types::{Attr, IdShift, Ino, NameRef, VeName};
 use crate::volume::{NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
@@ -219,15 +219,12 @@ impl Dispatch {
         (dir, name): (Ino, NameRef<'_>),
         remove: impl FnOnce() -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
-        // Not whiteouts, which are links of one device too: nobody asks for them.
-        let is_whiteout = |attr: &Attr| attr.kind == FileKind::Char && attr.rdev == 0;
-        let linked = |attr: &Attr| attr.kind != FileKind::Dir && attr.nlink > 1 && !is_whiteout(attr);
-        let old = self.volume.lookup(dir, name).ok().filter(linked);
+        let old = self.volume.linked_file(dir, name)?;
         remove()?;
         if let Some(old) = old
             && Asking::of(thread) != Asking::Other
         {
-            self.overlays.removed(dir, name, old.ino);
+            self.overlays.removed(dir, name, old);
         }
         Ok(())
     }

@@ -267,6 +267,19 @@ impl Volume {
         self.attr_of(ino, &self.node(ino)?)
     }
 
+    /// The inode of a name if it has other names too; `None` also for directories, an overlayfs's whiteouts (all of them are links of one device
+    /// 0:0) and names that are not there. Asks the tables only, not the host's filesystem: it is called at each removal of a name.
+    pub fn linked_file(&self, dir: Ino, name: NameRef<'_>) -> Result<Option<Ino>> {
+        let _shared = self.names.read();
+        let Some((ino, kind)) = self.find(dir, name)? else { return Ok(None) };
+        if kind == FileKind::Dir {
+            return Ok(None);
+        }
+        let node = self.node(ino)?;
+        let is_whiteout = kind == FileKind::Char && node.rdev() == 0;
+        Ok((node.nlink() > 1 && !is_whiteout).then_some(ino))
+    }
+
     /// The directory that a directory is in; the root's is itself.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
         let _shared = self.names.read();
@@ -495,6 +508,13 @@ impl Node<'_> {
         match self {
             Node::Private(record) => record.kind,
             Node::Base(view) | Node::Retired(view) => view.kind(),
+        }
+    }
+
+    fn rdev(&self) -> u32 {
+        match self {
+            Node::Private(record) => record.rdev,
+            Node::Base(view) | Node::Retired(view) => view.attr().rdev,
         }
     }
 
