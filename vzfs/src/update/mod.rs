@@ -144,9 +144,11 @@ impl Updates {
         self.changed.notify_all();
     }
 
-    /// Ends the service, and waits for the VEs that are being moved.
+    /// Ends the service, and waits for the VEs that are being moved and the rollouts that are being begun.
     pub fn close(&self) {
         self.end();
+        // Who began before has written all of it, and who comes later is refused.
+        drop(self.changing.lock());
         let mut state = self.state.lock();
         while state.rollouts.values().any(|live| live.driven) {
             self.changed.wait(&mut state);
