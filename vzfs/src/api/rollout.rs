@@ -228,6 +228,30 @@ pub struct RolloutVe {
     pub finished: Option<Timestamp>,
 }
 
+impl RolloutVe {
+    /// A VE as a plan has it: nothing was done with it yet.
+    pub fn planned(
+        (ve, id): (VeName, VeId),
+        (from, to): (Vec<StackItem>, Vec<StackItem>),
+        state: RolloutVeState,
+        why: Option<String>,
+    ) -> RolloutVe {
+        RolloutVe {
+            ve,
+            id,
+            batch: None,
+            from,
+            to,
+            state,
+            why,
+            summary: None,
+            check: None,
+            mounted_for_commands: false,
+            finished: None,
+        }
+    }
+}
+
 /// A [`RebaseReport`] in numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReportSummary {

@@ -6,25 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::api::{RebaseReport, StackItem, StaleProcess};
-use crate::store::{Rebase, StoreError};
+use crate::store::{Rebase, StoreError, VeStanding};
 use crate::types::{TemplateRef, Timestamp, VeId, VeName};
-
-/// A VE as a rollout sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Member {
-    /// Its number, which stays when it is renamed.
-    pub id: VeId,
-    /// Its name now.
-    pub name: VeName,
-    /// Free texts by name.
-    pub labels: BTreeMap<String, String>,
-    /// The templates that it stands on, the OS first.
-    pub stack: Vec<StackItem>,
-    /// Where it is mounted.
-    pub mounted: Option<PathBuf>,
-    /// Whether it is to be mounted whenever the daemon starts.
-    pub wanted: bool,
-}
 
 /// How a command in a VE ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,10 +23,10 @@ pub struct Ran {
 /// VEs that can be moved. Every method may be called from several threads.
 pub trait Fleet: Send + Sync {
     /// All VEs, by name.
-    fn members(&self) -> Vec<Member>;
+    fn members(&self) -> Vec<VeStanding>;
 
     /// The VE with this number, if it still exists.
-    fn member(&self, id: VeId) -> Option<Member>;
+    fn member(&self, id: VeId) -> Option<VeStanding>;
 
     /// See [`Store::next_stack`](crate::store::Store::next_stack).
     fn next_stack(&self, ve: &VeName, wanted: &[TemplateRef]) -> Result<Vec<StackItem>, StoreError>;

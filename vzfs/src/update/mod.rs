@@ -58,7 +58,7 @@ use parking_lot::{Condvar, Mutex};
 
 pub use commands::CommandRunner;
 pub use error::UpdateError;
-pub use fleet::{Fleet, Member, Ran};
+pub use fleet::{Fleet, Ran};
 pub use journal::{Journal, Kept, MetaJournal};
 pub use store_fleet::StoreFleet;
 

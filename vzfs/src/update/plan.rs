@@ -1,11 +1,11 @@
 //! From a request to a plan: which VEs, from which stack to which, in which batches.
 
-use super::{Member, UpdateError, Updates};
+use super::{UpdateError, Updates};
 use crate::api::{
     RebaseReport, ReportSummary, RolloutOptions, RolloutVe, RolloutVeDetail, RolloutVeState, StackItem,
     UpdateMode, UpdatePlan, UpdateRequest,
 };
-use crate::store::{Events, Rebase, StoreError};
+use crate::store::{Events, Rebase, StoreError, VeStanding};
 use crate::types::{Digest, TemplateRef};
 
 /// Longest pause between batches, and longest time for a check: a slip of the finger should not wait for years.
@@ -74,7 +74,7 @@ impl Updates {
         Ok(ves)
     }
 
-    fn chosen(&self, request: &UpdateRequest) -> Result<Vec<Member>, UpdateError> {
+    fn chosen(&self, request: &UpdateRequest) -> Result<Vec<VeStanding>, UpdateError> {
         let members = self.fleet.members();
         if request.all {
             return if members.is_empty() {
@@ -100,7 +100,7 @@ impl Updates {
 
     fn planned_ve(
         &self,
-        member: Member,
+        member: VeStanding,
         templates: &[TemplateRef],
         named: bool,
     ) -> Result<RolloutVe, UpdateError> {
@@ -110,18 +110,8 @@ impl Updates {
             let what = format!("VE {} has no template {}", member.name, other.name);
             return Err(UpdateError::Invalid(what));
         }
-        let with = |to: Vec<StackItem>, state, why| RolloutVe {
-            ve: member.name.clone(),
-            id: member.id,
-            batch: None,
-            from: member.stack.clone(),
-            to,
-            state,
-            why,
-            summary: None,
-            check: None,
-            mounted_for_commands: false,
-            finished: None,
+        let with = |to: Vec<StackItem>, state, why| {
+            RolloutVe::planned((member.name.clone(), member.id), (member.stack.clone(), to), state, why)
         };
         let stay = |state, why| with(member.stack.clone(), state, Some(why));
         if own.is_empty() && !templates.is_empty() {

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::Updates;
 use super::journal::time_left;
-use super::{Member, Updates};
 use crate::api::{
     ChangeKind, RebaseReport, ReportSummary, RolloutHead, RolloutState, RolloutVe, RolloutVeState,
     RolloutWait, StackItem,
 };
 use crate::meta::MetaError;
-use crate::store::{Rebase, StoreError};
+use crate::store::{Rebase, StoreError, VeStanding};
 use crate::types::{Timestamp, VeId};
 
 /// VEs of a batch that are worked on at once. Moving one is work for a CPU and waits for the disk; a check mostly waits.
@@ -47,9 +47,9 @@ enum Step {
 /// Where a VE is, compared with a rollout's plan (U4).
 pub(super) enum Standing {
     /// It has the stack that it had.
-    AtFrom(Member),
+    AtFrom(VeStanding),
     /// It has the stack that it was to get.
-    AtTo(Member),
+    AtTo(VeStanding),
     /// The plan does not apply to it any more, for this reason.
     Elsewhere(String),
 }
@@ -305,7 +305,7 @@ impl Updates {
         }
     }
 
-    fn rebase(&self, id: u64, at: usize, ve: RolloutVe, member: &Member) -> Result<(), Halt> {
+    fn rebase(&self, id: u64, at: usize, ve: RolloutVe, member: &VeStanding) -> Result<(), Halt> {
         let on_conflict = {
             let state = self.state.lock();
             state.rollouts.get(&id).map(|live| live.head.options.on_conflict).unwrap_or_default()
@@ -346,7 +346,7 @@ impl Updates {
         id: u64,
         at: usize,
         ve: RolloutVe,
-        member: &Member,
+        member: &VeStanding,
         why: &str,
     ) -> Result<(), Halt> {
         if let Some(report) = self.journal.report(id, ve.id)? {

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::run::Halt;
-use super::{Member, UpdateError, Updates};
+use super::{UpdateError, Updates};
 use crate::api::{RebaseReport, Shadowed, ShadowedBy, ShadowedFile, StackItem, VeShadows};
-use crate::store::StoreError;
+use crate::store::{StoreError, VeStanding};
 use crate::types::{TemplateSpec, VeId, VeName};
 
 impl Updates {
@@ -39,7 +39,7 @@ impl Updates {
     }
 
     /// By path; of several rollouts that brought the same path, the last counts.
-    fn still_shadowed(&self, member: &Member) -> Result<Vec<ShadowedFile>, UpdateError> {
+    fn still_shadowed(&self, member: &VeStanding) -> Result<Vec<ShadowedFile>, UpdateError> {
         let kept = self.journal.shadowed(member.id)?;
         if kept.is_empty() {
             return Ok(kept);

@@ -272,18 +272,7 @@ impl Updates {
             Standing::AtFrom(_) => (RolloutVeState::Current, Some("it is back already".to_owned())),
             Standing::Elsewhere(why) => (RolloutVeState::Left, Some(why)),
         };
-        RolloutVe {
-            batch: None,
-            from: ve.to,
-            to: ve.from,
-            state,
-            why,
-            summary: None,
-            check: None,
-            mounted_for_commands: false,
-            finished: None,
-            ..ve
-        }
+        RolloutVe::planned((ve.ve, ve.id), (ve.to, ve.from), state, why)
     }
 
     /// Takes a rollout back that has stopped because of failures and was asked for with that wish, unless that was begun already.

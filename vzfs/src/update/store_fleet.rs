@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CommandRunner, Fleet, Member, MetaJournal, Ran, UpdateError, Updates, processes};
+use super::{CommandRunner, Fleet, MetaJournal, Ran, UpdateError, Updates, processes};
 use crate::api::{RebaseReport, StackItem, StaleProcess};
 use crate::store::{Rebase, Store, StoreError, VeStanding, WaysBack};
 use crate::types::{TemplateRef, VeId, VeName};
@@ -39,20 +39,13 @@ impl Updates {
     }
 }
 
-impl From<VeStanding> for Member {
-    fn from(ve: VeStanding) -> Member {
-        let VeStanding { id, name, labels, stack, mounted, wanted } = ve;
-        Member { id, name, labels, stack, mounted, wanted }
-    }
-}
-
 impl Fleet for StoreFleet {
-    fn members(&self) -> Vec<Member> {
-        self.store.standings().into_iter().map(Member::from).collect()
+    fn members(&self) -> Vec<VeStanding> {
+        self.store.standings()
     }
 
-    fn member(&self, id: VeId) -> Option<Member> {
-        self.store.standing(id).map(Member::from)
+    fn member(&self, id: VeId) -> Option<VeStanding> {
+        self.store.standing(id)
     }
 
     fn next_stack(&self, ve: &VeName, wanted: &[TemplateRef]) -> Result<Vec<StackItem>, StoreError> {

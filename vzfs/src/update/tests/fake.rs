@@ -15,7 +15,7 @@ use crate::api::{
     ShadowedFile, StackItem, StaleProcess,
 };
 use crate::meta::MetaError;
-use crate::store::{Rebase, StoreError};
+use crate::store::{Rebase, StoreError, VeStanding};
 use crate::types::{Digest, TemplateRef, Timestamp, VeId, VeName};
 
 pub(super) fn item(spec: &str) -> StackItem {
@@ -33,7 +33,7 @@ pub(super) fn ve_name(text: &str) -> VeName {
 /// Everything outside the engine.
 #[derive(Default)]
 pub(super) struct World {
-    members: BTreeMap<VeId, Member>,
+    members: BTreeMap<VeId, VeStanding>,
     /// What templates there are, the newest of a name last.
     released: Vec<String>,
     /// Why moves fail, by VE; "panic" panics.
@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    fn by_name(&mut self, name: &str) -> &mut Member {
+    fn by_name(&mut self, name: &str) -> &mut VeStanding {
         self.members.values_mut().find(|member| member.name.as_str() == name).expect("there is such a VE")
     }
 }
@@ -111,8 +111,14 @@ impl Fakes {
         world.next += 1;
         let id = VeId(u32::try_from(world.next).expect("few") + 100);
         let stack = stack.iter().map(|spec| item(spec)).collect();
-        let member =
-            Member { id, name: ve_name(name), labels: BTreeMap::new(), stack, mounted: None, wanted: false };
+        let member = VeStanding {
+            id,
+            name: ve_name(name),
+            labels: BTreeMap::new(),
+            stack,
+            mounted: None,
+            wanted: false,
+        };
         world.members.insert(id, member);
     }
 
@@ -283,13 +289,13 @@ fn record<T: serde::de::DeserializeOwned>(value: &Value) -> T {
 }
 
 impl Fleet for Fakes {
-    fn members(&self) -> Vec<Member> {
+    fn members(&self) -> Vec<VeStanding> {
         let mut members: Vec<_> = self.0.lock().members.values().cloned().collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
     }
 
-    fn member(&self, id: VeId) -> Option<Member> {
+    fn member(&self, id: VeId) -> Option<VeStanding> {
         self.0.lock().members.get(&id).cloned()
     }
 
