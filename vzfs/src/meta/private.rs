@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
 use serde::Serialize;
 
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
@@ -70,16 +70,7 @@ impl Changes<'_> {
 
     /// Applies everything atomically. Durable after the next [`Meta::sync`].
     pub fn commit(self) -> Result<(), MetaError> {
-        self.commit_with(&WriteOptions::default())
-    }
-
-    /// As [`Changes::commit`], and durable on return, as is everything before it.
-    pub fn commit_durably(self) -> Result<(), MetaError> {
-        self.commit_with(&synced())
-    }
-
-    fn commit_with(self, options: &WriteOptions) -> Result<(), MetaError> {
-        self.meta.db.write_opt(self.batch, options)?;
+        self.meta.db.write(self.batch)?;
         self.meta.log.advance();
         if let Some(written) = self.written
             && let Some(watched) = self.meta.watched.lock().get_mut(&self.ve)
