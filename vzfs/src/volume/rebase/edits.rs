@@ -195,17 +195,11 @@ impl Judge<'_> {
         if view.attr().nlink < 2 {
             return Ok(());
         }
-        let mut record = self.volume.record_of(Node::Base(view));
-        record.nlink = 0;
-        for (other_dir, other) in view.names().map(|(dir, name)| (dir, name.to_name())) {
-            if (other_dir, &other) != (dir, name) && self.is_visible(other_dir, &other)? {
-                self.put_name(other_dir, &other, ino, record.kind);
-                record.nlink += 1;
-            }
-        }
-        if record.nlink > 0 {
-            record.ctime = self.now;
-            self.put_record(ino, record);
+        let (mut others, _) = self.visible_names(&view)?;
+        others.retain(|place| (place.0, &place.1) != (dir, name));
+        if !others.is_empty() {
+            let record = self.volume.record_of(Node::Base(view));
+            self.add_names(ino, InodeRecord { nlink: 0, ctime: self.now, ..record }, others);
         }
         Ok(())
     }
@@ -219,8 +213,8 @@ impl Judge<'_> {
         let view = self.new_view(ino)?;
         if record.nlink > 0 {
             // It has its names as private entries (M2): one more.
-            self.put_name(dir, name, ino, kind);
-            self.put_record(ino, InodeRecord { nlink: record.nlink + 1, ctime: self.now, ..record });
+            let record = InodeRecord { ctime: self.now, ..record };
+            self.add_names(ino, record, vec![(dir, name.clone())]);
             Ok(())
         } else {
             self.adopt_names(ino, record, view, |place| (place.0, &place.1) == (dir, name))

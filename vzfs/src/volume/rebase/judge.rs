@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::attributes::{inherit, same_content};
-use super::{Edit, Hidden, Rebased, concerns_inode, concerns_name};
+use super::{Edit, Rebased, concerns_inode, concerns_name};
 use crate::meta::{Changes, EntryRecord, InodeRecord, Written};
 use crate::tree::{Delta, InodeChange, NameChange, NodeView, Target};
 use crate::types::{FileKind, Ino, Name, Timestamp};
@@ -20,25 +20,25 @@ struct Succession {
 /// Decides what becomes of a volume's private layer. The caller holds `names`.
 pub(super) struct Judge<'v> {
     pub(super) volume: &'v Volume,
-    delta: &'v Delta,
+    pub(super) delta: &'v Delta,
     pub(super) now: Timestamp,
     /// What of the private tables concerns the delta: of all else that it concerns there is nothing private.
     private_inodes: BTreeSet<Ino>,
     private_entries: BTreeSet<(Ino, Name)>,
     /// What will be written; `None`: removed.
-    inodes: BTreeMap<Ino, Option<InodeRecord>>,
-    entries: BTreeMap<(Ino, Name), EntryRecord>,
-    removed_entries: BTreeSet<(Ino, Name)>,
+    pub(super) inodes: BTreeMap<Ino, Option<InodeRecord>>,
+    pub(super) entries: BTreeMap<(Ino, Name), EntryRecord>,
+    pub(super) removed_entries: BTreeSet<(Ino, Name)>,
     /// Directories that get or lose a subdirectory which their base does not tell of.
     counted: BTreeSet<Ino>,
     /// Whether the volume shows a directory of the new base.
     shown: HashMap<Ino, bool>,
     /// Private inodes that are what the new base has under another number.
-    stand_ins: HashSet<Ino>,
+    pub(super) stand_ins: HashSet<Ino>,
     /// Who follows whom, decided and not done yet.
     successions: Vec<Succession>,
     /// Names that edits decided about.
-    edited: HashSet<(Ino, Name)>,
+    pub(super) edited: HashSet<(Ino, Name)>,
     pub(super) rebased: Rebased,
 }
 
@@ -118,8 +118,9 @@ impl<'v> Judge<'v> {
                 self.pin(dir)?;
             }
         }
+        let judged = self.judged_subdirectories();
         for (dir, names) in delta.names() {
-            self.recount(dir, names)?;
+            self.recount(dir, names, judged.get(&dir).copied().unwrap_or(0))?;
         }
         self.tell(&entries)?;
         Ok(self)
@@ -171,6 +172,28 @@ impl<'v> Judge<'v> {
 
     pub(super) fn put_name(&mut self, dir: Ino, name: &Name, ino: Ino, kind: FileKind) {
         self.put_entry(dir, name.clone(), EntryRecord::Node(ino, kind));
+    }
+
+    /// Gives an inode further names, and the record that counts them.
+    pub(super) fn add_names(&mut self, ino: Ino, record: InodeRecord, places: Vec<(Ino, Name)>) {
+        let nlink = record.nlink.saturating_add(u32::try_from(places.len()).unwrap_or(u32::MAX));
+        for (dir, name) in places {
+            self.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+        }
+        self.put_record(ino, InodeRecord { nlink, ..record });
+    }
+
+    /// The names of an inode of the new base that the volume shows, and whether those are all that it has.
+    pub(super) fn visible_names(&mut self, view: &NodeView<'_>) -> Result<(Vec<(Ino, Name)>, bool)> {
+        let (mut visible, mut all) = (Vec::new(), true);
+        for (dir, name) in view.names().map(|(dir, name)| (dir, name.to_name())) {
+            if self.is_visible(dir, &name)? {
+                visible.push((dir, name));
+            } else {
+                all = false;
+            }
+        }
+        Ok((visible, all))
     }
 
     /// Subdirectories of a directory must be counted.
@@ -272,34 +295,27 @@ impl<'v> Judge<'v> {
         let plain = self.volume.record_of(Node::Base(view));
         let mut record = plain.clone();
         inherit(&mut record, &before.1, &old);
-        let mut number = ino;
-        let mut visible = Vec::new();
-        match self.record(ino)? {
+        record.nlink = 0;
+        let (number, visible) = match self.record(ino)? {
             // The VE has it already, from an earlier base, or as the successor of another file too.
             Some(own) if own.nlink > 0 => {
                 record = own;
+                let mut bare = Vec::new();
                 for (dir, name) in places {
                     if self.entry(dir, &name)?.is_none() {
-                        visible.push((dir, name));
+                        bare.push((dir, name));
                     }
                 }
-                record.nlink += u32::try_from(visible.len()).unwrap_or(u32::MAX);
+                (ino, bare)
             }
             // Somebody has it open and goes on with it under this number.
             Some(own) if !same_content(&own, &view) => {
-                number = self.volume.new_ino()?;
+                let number = self.volume.new_ino()?;
                 self.stand_ins.insert(number);
-                visible = places;
-                record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
+                (number, places)
             }
             known => {
-                let mut all = 0;
-                for (dir, name) in view.names().map(|(dir, name)| (dir, name.to_name())) {
-                    all += 1;
-                    if self.is_visible(dir, &name)? {
-                        visible.push((dir, name));
-                    }
-                }
+                let (visible, all) = self.visible_names(&view)?;
                 // A hard link of a file that the VE has not touched stays what it is.
                 let is_other = |(dir, name): &(Ino, Name)| {
                     self.delta
@@ -308,20 +324,18 @@ impl<'v> Judge<'v> {
                         .is_some_and(|old| matches!(old.target, Target::Node(ino, _) if ino != before.0))
                 };
                 let others = visible.iter().any(|place| !touched.contains(place) && is_other(place));
-                if others || (record == plain && visible.len() == all) {
+                let same = record == InodeRecord { nlink: 0, ..plain };
+                if others || (same && all) {
                     if known.is_some() {
                         self.inodes.insert(ino, None);
                     }
                     return Ok(());
                 }
-                record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
+                (ino, visible)
             }
-        }
+        };
         record.ctime = self.now;
-        for (dir, name) in visible {
-            self.put_entry(dir, name, EntryRecord::Node(number, record.kind));
-        }
-        self.inodes.insert(number, Some(record));
+        self.add_names(number, record, visible);
         Ok(())
     }
 
@@ -397,11 +411,7 @@ impl<'v> Judge<'v> {
         }
         if record.nlink > 0 {
             // The VE has given it other names. Those that it took away are hidden, and these went with an earlier base.
-            let nlink = record.nlink + u32::try_from(bare.len()).unwrap_or(u32::MAX);
-            for (dir, name) in bare {
-                self.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
-            }
-            self.put_record(ino, InodeRecord { nlink, ctime: self.now, ..record });
+            self.add_names(ino, InodeRecord { ctime: self.now, ..record }, bare);
             return Ok(());
         }
         // Without names: it is only still open.
@@ -412,12 +422,8 @@ impl<'v> Judge<'v> {
         // Somebody goes on with the old one, under this number: the new names need another.
         let number = self.volume.new_ino()?;
         self.stand_ins.insert(number);
-        let mut fresh = self.volume.record_of(Node::Base(view));
-        fresh.nlink = u32::try_from(bare.len()).unwrap_or(u32::MAX);
-        for (dir, name) in bare {
-            self.put_entry(dir, name, EntryRecord::Node(number, fresh.kind));
-        }
-        self.inodes.insert(number, Some(fresh));
+        let fresh = self.volume.record_of(Node::Base(view));
+        self.add_names(number, InodeRecord { nlink: 0, ..fresh }, bare);
         Ok(())
     }
 
@@ -451,26 +457,20 @@ impl<'v> Judge<'v> {
 
     /// The same: names that it got. They lead to what the VE made of it, as hard links do.
     fn spread(&mut self, ino: Ino) -> Result<()> {
-        let Some(mut record) = self.record(ino)?.filter(|record| record.kind != FileKind::Dir) else {
+        let Some(record) = self.record(ino)?.filter(|record| record.kind != FileKind::Dir) else {
             return Ok(());
         };
         let (had, new) = (names_of(&self.old_view(ino)?), self.new_view(ino)?);
         if self.volume.meta.inode(self.volume.ve, ino)?.is_some_and(|before| before.nlink == 0) {
             return self.adopt_names(ino, record, new, |place| !had.contains(place));
         }
-        let names = record.nlink;
-        for place in names_of(&new).difference(&had) {
-            if self.is_visible(place.0, &place.1)? {
-                self.put_entry(place.0, place.1.clone(), EntryRecord::Node(ino, record.kind));
-                record.nlink += 1;
-            }
-        }
-        if record.nlink == 0 {
+        let (mut got, _) = self.visible_names(&new)?;
+        got.retain(|place| !had.contains(place));
+        if !got.is_empty() {
+            self.add_names(ino, InodeRecord { ctime: self.now, ..record }, got);
+        } else if record.nlink == 0 {
             // It lost the last name that the VE had left it.
             self.orphan(ino, record);
-        } else if record.nlink != names {
-            record.ctime = self.now;
-            self.put_record(ino, record);
         }
         Ok(())
     }
@@ -481,27 +481,33 @@ impl<'v> Judge<'v> {
             return Ok(());
         }
         let view = self.new_view(ino)?;
-        let (mut visible, mut all) = (Vec::new(), 0);
-        for (dir, name) in view.names().map(|(dir, name)| (dir, name.to_name())) {
-            all += 1;
-            if self.is_visible(dir, &name)? {
-                visible.push((dir, name));
-            }
-        }
-        if visible.is_empty() || visible.len() == all {
+        let (visible, all) = self.visible_names(&view)?;
+        if visible.is_empty() || all {
             return Ok(());
         }
-        let mut record = self.volume.record_of(Node::Base(view));
-        record.nlink = u32::try_from(visible.len()).unwrap_or(u32::MAX);
-        for (dir, name) in visible {
-            self.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
-        }
-        self.inodes.insert(ino, Some(record));
+        let record = self.volume.record_of(Node::Base(view));
+        self.add_names(ino, InodeRecord { nlink: 0, ..record }, visible);
         Ok(())
     }
 
-    /// The link count and times of a directory with a record, after names in it have changed.
-    fn recount(&mut self, dir: Ino, names: &HashMap<Name, NameChange>) -> Result<()> {
+    /// How many of the names that were judged are subdirectories afterwards, by directory.
+    fn judged_subdirectories(&self) -> HashMap<Ino, u32> {
+        let mut counts = HashMap::new();
+        let written = self.entries.iter();
+        let written = written.filter(|(_, entry)| matches!(entry, EntryRecord::Node(_, FileKind::Dir)));
+        let bared = self.removed_entries.iter().filter(|(dir, name)| {
+            let new = self.delta.name(*dir, name).and_then(|change| change.new);
+            new.is_some_and(|(_, kind)| kind == FileKind::Dir)
+        });
+        for (dir, _) in written.map(|(place, _)| place).chain(bared) {
+            *counts.entry(*dir).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The link count and times of a directory with a record, after names in it have changed. `judged` is its part of
+    /// [`Judge::judged_subdirectories`].
+    fn recount(&mut self, dir: Ino, names: &HashMap<Name, NameChange>, judged: u32) -> Result<()> {
         let Some(mut record) = self.record(dir)? else { return Ok(()) };
         if record.nlink == 0 || record.kind != FileKind::Dir {
             return Ok(());
@@ -518,90 +524,16 @@ impl<'v> Judge<'v> {
             self.inodes.insert(dir, Some(record));
             return Ok(());
         }
-        let mut subdirectories = 0u32;
+        let mut subdirectories = judged;
         for row in self.volume.merged_with(&self.delta.new, dir, 0)? {
             let row = row?;
-            // What will be written counts below.
-            let judged = (dir, row.name.clone());
-            if !self.entries.contains_key(&judged) && !self.removed_entries.contains(&judged) {
+            let place = (dir, row.name);
+            if !self.entries.contains_key(&place) && !self.removed_entries.contains(&place) {
                 subdirectories += u32::from(row.kind == FileKind::Dir);
             }
         }
-        for (_, entry) in self.entries.iter().filter(|((at, _), _)| *at == dir) {
-            subdirectories += u32::from(matches!(entry, EntryRecord::Node(_, FileKind::Dir)));
-        }
-        for (_, name) in self.removed_entries.iter().filter(|(at, _)| *at == dir) {
-            subdirectories += u32::from(is_dir(names.get(name).and_then(|change| change.new)));
-        }
         record.nlink = 2 + subdirectories;
         self.inodes.insert(dir, Some(record));
-        Ok(())
-    }
-
-    /// Whether the VE shows at a name what the new base has there, its own attributes aside.
-    fn is_as_new(&self, entry: EntryRecord, change: NameChange) -> Result<bool> {
-        let shown = match entry {
-            EntryRecord::Node(ino, kind) => Some((ino, kind)),
-            EntryRecord::Whiteout => None,
-        };
-        let Some((ino, kind)) = shown else { return Ok(change.new.is_none()) };
-        if self.stand_ins.contains(&ino) {
-            return Ok(true);
-        }
-        if shown != change.new {
-            return Ok(false);
-        }
-        let Some(record) = self.record(ino)? else { return Ok(true) };
-        Ok(kind == FileKind::Dir || same_content(&record, &self.new_view(ino)?))
-    }
-
-    /// What the kernel and people must know.
-    fn tell(&mut self, entries: &[(Ino, Name)]) -> Result<()> {
-        let delta = self.delta;
-        let mut kept = HashSet::new();
-        let places: BTreeSet<_> = entries.iter().chain(self.entries.keys()).cloned().collect();
-        for place in places {
-            let (dir, name) = &place;
-            let (Some(change), Some(entry)) = (delta.name(*dir, name), self.entry(*dir, name)?) else {
-                continue;
-            };
-            if self.edited.contains(&place) || self.is_as_new(entry, change)? {
-                continue;
-            }
-            let changed = self.last_change(Some(entry))?;
-            let hidden = Hidden { dir: *dir, name: name.clone(), change, by: Some(entry), changed };
-            self.rebased.hidden.push(hidden);
-            if entries.binary_search(&place).is_ok() {
-                kept.insert(place);
-            }
-        }
-        for (dir, names) in delta.names() {
-            let shown = self.shows_dir(dir)?;
-            for (name, change) in names {
-                let place = (dir, name.clone());
-                if kept.contains(&place) {
-                    continue;
-                }
-                if !shown && change.new.is_some() && delta.new.node(dir).is_some() {
-                    let (name, change) = (name.clone(), *change);
-                    self.rebased.hidden.push(Hidden { dir, name, change, by: None, changed: None });
-                }
-                self.rebased.names.push(place);
-            }
-            self.rebased.dirs.push(dir);
-        }
-        let written: Vec<_> = self
-            .entries
-            .keys()
-            .chain(&self.removed_entries)
-            .filter(|place| !kept.contains(place))
-            .cloned()
-            .collect();
-        self.rebased.dirs.extend(written.iter().map(|(dir, _)| *dir));
-        self.rebased.names.extend(written);
-        let altered = delta.inodes().filter(|(_, change)| *change == InodeChange::Altered);
-        self.rebased.inodes.extend(altered.map(|(ino, _)| ino).chain(self.inodes.keys().copied()));
-        self.rebased.tidy();
         Ok(())
     }
 

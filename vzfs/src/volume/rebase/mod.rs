@@ -31,6 +31,7 @@
 mod attributes;
 mod edits;
 mod judge;
+mod tell;
 mod unsettled;
 
 use std::collections::BTreeSet;
