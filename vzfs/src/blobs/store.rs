@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,6 +124,22 @@ impl BlobStore {
             Ok(file) => Ok(File::from(file)),
             Err(Errno::NOENT) => Err(BlobError::Missing { digest: *digest, path: self.path(digest) }),
             Err(errno) => Err(BlobError::io("open", self.path(digest))(errno)),
+        }
+    }
+
+    /// The content of a blob of `size` bytes, compared with its name. For what fits into memory: the caller has seen to it that `size` does.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`] when they differ, also in size; [`BlobError::Missing`] when there is no such blob.
+    pub fn read(&self, digest: &Digest, size: u64) -> Result<Vec<u8>, BlobError> {
+        let path = self.path(digest);
+        let mut bytes = Vec::new();
+        // One byte more tells of a file that has grown; without a bound it might fill the memory.
+        let read = self.open_blob(digest)?.take(size.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|source| BlobError::Io { action: "read", path: path.clone(), source })?;
+        match Digest::of(&bytes) {
+            actual if actual == *digest => Ok(bytes),
+            actual => Err(BlobError::Damaged { digest: *digest, actual, path }),
         }
     }
 

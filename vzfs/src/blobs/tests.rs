@@ -221,6 +221,24 @@ fn blobs_cannot_be_reopened_for_writing() {
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::ROFS.raw_os_error()));
 }
 
+#[test]
+fn content_that_is_read_is_compared_with_its_name() {
+    let (_dir, store) = new_store();
+    let batch = store.batch();
+    let stored = batch.add_bytes(b"content").expect("add");
+    batch.commit().expect("commit");
+    assert_eq!(store.read(&stored.digest, stored.size).expect("whole"), b"content");
+    let path = store.path(&stored.digest);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    for damage in [&b"damaged"[..], b"short", b"content and more"] {
+        std::fs::write(&path, damage).expect("write");
+        let read = store.read(&stored.digest, stored.size);
+        assert!(matches!(read, Err(BlobError::Damaged { .. })), "{}", damage.escape_ascii());
+    }
+    std::fs::remove_file(&path).expect("remove");
+    assert!(matches!(store.read(&stored.digest, stored.size), Err(BlobError::Missing { .. })));
+}
+
 /// A repairing batch takes what it was told and nothing else, and replaces what is there.
 #[test]
 fn a_repairing_batch_replaces_what_it_is_told() {

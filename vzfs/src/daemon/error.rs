@@ -129,8 +129,6 @@ fn code(error: &StoreError) -> ErrorCode {
         StoreError::Stack(error) => match error {
             StackError::Tree(error) => tree_code(error),
             StackError::Blobs(error) => blob_code(error),
-            StackError::Read { .. } => ErrorCode::Internal,
-            StackError::Damaged { .. } => ErrorCode::Damaged,
         },
         StoreError::Blob(error) => blob_code(error),
         StoreError::Tree(error) => tree_code(error),

@@ -13,7 +13,6 @@
 //! application template it is the plain overlay.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -50,25 +49,9 @@ pub enum StackError {
     /// A layer is damaged, or the result is no tree.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// A file to merge could not be opened, or a merged one not stored.
+    /// A file to merge could not be read or is damaged, or a merged one could not be stored.
     #[error(transparent)]
     Blobs(#[from] BlobError),
-    /// A file to merge could not be read.
-    #[error("cannot read blob {digest}: {source}")]
-    Read {
-        /// The blob.
-        digest: Digest,
-        /// The system's reason.
-        source: std::io::Error,
-    },
-    /// A file to merge has other bytes than its name says.
-    #[error("blob {digest} is damaged: its content has the digest {actual}")]
-    Damaged {
-        /// The blob.
-        digest: Digest,
-        /// What its bytes hash to.
-        actual: Digest,
-    },
 }
 
 /// Makes the base of the stack `os`, `apps[0]`, `apps[1]`, ... Merged files are durable in `blobs` when this returns; the
@@ -340,7 +323,7 @@ impl Stack<'_> {
         let merged = if blobs.iter().flatten().any(|(_, size)| *size > merge::MAX_INPUT_BYTES as u64) {
             Err(MergeError::TooMuch)
         } else {
-            let read = |blob: Option<(Digest, u64)>| blob.map(|(digest, _)| self.read(digest)).transpose();
+            let read = |blob: Option<(Digest, u64)>| blob.map(|blob| self.read(blob)).transpose();
             let [base, ours, theirs] = [read(blobs[0])?, read(blobs[1])?, read(blobs[2])?];
             let (ours, theirs) = (ours.unwrap_or_default(), theirs.unwrap_or_default());
             merge::merge(rule, Versions { base: base.as_deref(), ours: &ours, theirs: &theirs }, labels)
@@ -404,16 +387,10 @@ impl Stack<'_> {
         Ok(())
     }
 
-    fn read(&self, digest: Digest) -> Result<Vec<u8>, StackError> {
-        if let Some(bytes) = self.merged.get(&digest) {
-            return Ok(bytes.clone());
-        }
-        let mut bytes = Vec::new();
-        let mut file = self.blobs.open_blob(&digest)?;
-        file.read_to_end(&mut bytes).map_err(|source| StackError::Read { digest, source })?;
-        match Digest::of(&bytes) {
-            actual if actual == digest => Ok(bytes),
-            actual => Err(StackError::Damaged { digest, actual }),
+    fn read(&self, (digest, size): (Digest, u64)) -> Result<Vec<u8>, StackError> {
+        match self.merged.get(&digest) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => Ok(self.blobs.read(&digest, size)?),
         }
     }
 

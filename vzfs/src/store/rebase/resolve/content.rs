@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use crate::blobs::{BlobError, BlobStore};
+use crate::blobs::BlobStore;
 use crate::merge::MAX_INPUT_BYTES;
 use crate::store::StoreError;
 use crate::tree::{ContentRef, Tree};
@@ -39,14 +39,7 @@ impl Blob {
         if self.size > MAX_INPUT_BYTES as u64 {
             return Ok(None);
         }
-        let digest = self.digest;
-        let path = blobs.path(&digest);
-        let bytes = read_bounded(blobs.open_blob(&digest)?).map_err(StoreError::io("read", path.clone()))?;
-        let bytes = bytes.unwrap_or_default();
-        match Digest::of(&bytes) {
-            actual if actual == digest => Ok(Some(bytes)),
-            actual => Err(BlobError::Damaged { digest, actual, path }.into()),
-        }
+        Ok(Some(blobs.read(&self.digest, self.size)?))
     }
 }
 
