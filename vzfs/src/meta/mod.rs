@@ -1,7 +1,7 @@
 //! The catalog and the private tables, on one RocksDB database per store. No other module names rocksdb.
 //!
 //! Concepts
-//! - The *catalog* holds a few small JSON records (templates, tags, VEs, bases, settings). Each write is synced before it returns.
+//! - The *catalog* holds a few small JSON records (templates, tags, VEs, bases, settings). Each write is durable when it returns.
 //! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
 //!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
 //!   a prefix of the operations.
@@ -21,10 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch,
-    WriteOptions,
-};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -164,9 +161,17 @@ impl Meta {
 
     /// Writes a catalog record; it is durable on return, as is everything written before it.
     pub fn put<T: Serialize>(&self, table: Table, key: &str, value: &T) -> Result<(), MetaError> {
-        let mut batch = WriteBatch::default();
-        self.put_catalog(&mut batch, table, key, value)?;
-        Ok(self.db.write_opt(batch, &synced())?)
+        self.records().put(table, key, value)?.commit()
+    }
+
+    /// Removes a catalog record, durably.
+    pub fn delete(&self, table: Table, key: &str) -> Result<(), MetaError> {
+        self.records().delete(table, key).commit()
+    }
+
+    /// Begins a change of several catalog records.
+    pub fn records(&self) -> Records<'_> {
+        Records { meta: self, batch: WriteBatch::default() }
     }
 
     fn put_catalog<T: Serialize>(
@@ -189,13 +194,6 @@ impl Meta {
         serde_json::from_slice(&value).map(Some).map_err(|error| damaged(CATALOG, key.as_bytes(), &error))
     }
 
-    /// Removes a catalog record, durably.
-    pub fn delete(&self, table: Table, key: &str) -> Result<(), MetaError> {
-        let mut batch = WriteBatch::default();
-        batch.delete_cf(self.table(CATALOG), format!("{}{key}", table.prefix()));
-        Ok(self.db.write_opt(batch, &synced())?)
-    }
-
     /// All records of a catalog table, ordered by key.
     pub fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, MetaError> {
         let prefix = table.prefix();
@@ -210,16 +208,42 @@ impl Meta {
         Ok(records)
     }
 
+    /// Writes a batch that is durable on return. A write that RocksDB itself syncs would keep all other writers waiting for the disk.
+    fn write_durably(&self, batch: WriteBatch) -> Result<(), MetaError> {
+        self.db.write(batch)?;
+        self.log.advance();
+        self.sync()
+    }
+
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
         Ok(self.log.settle(|| self.db.flush_wal(true))?)
     }
 }
 
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
+/// Changes of catalog records that belong together: all or none. Dropped without effect.
+pub struct Records<'m> {
+    meta: &'m Meta,
+    batch: WriteBatch,
+}
+
+impl Records<'_> {
+    /// Writes a record.
+    pub fn put<T: Serialize>(mut self, table: Table, key: &str, value: &T) -> Result<Self, MetaError> {
+        self.meta.put_catalog(&mut self.batch, table, key, value)?;
+        Ok(self)
+    }
+
+    /// Removes a record.
+    pub fn delete(mut self, table: Table, key: &str) -> Self {
+        self.batch.delete_cf(self.meta.table(CATALOG), format!("{}{key}", table.prefix()));
+        self
+    }
+
+    /// Applies everything; it is durable on return, as is everything written before it.
+    pub fn commit(self) -> Result<(), MetaError> {
+        self.meta.write_durably(self.batch)
+    }
 }
 
 fn damaged(table: &'static str, key: &[u8], why: &dyn std::fmt::Display) -> MetaError {

@@ -7,9 +7,7 @@ use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, Wr
 use serde::Serialize;
 
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
-use super::{
-    COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, Table, damaged, keys, synced,
-};
+use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, Table, damaged, keys};
 use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
 /// The writes of one filesystem operation, applied together or not at all.
@@ -271,7 +269,7 @@ impl Meta {
         let end = start.checked_add(count).ok_or(MetaError::Exhausted(ve))?;
         let mut batch = WriteBatch::default();
         batch.put_cf(self.table(COUNTERS), key, end.to_le_bytes());
-        self.db.write_opt(batch, &synced())?;
+        self.write_durably(batch)?;
         Ok(start..end)
     }
 
@@ -283,6 +281,6 @@ impl Meta {
         for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE] {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
-        Ok(self.db.write_opt(batch, &synced())?)
+        self.write_durably(batch)
     }
 }

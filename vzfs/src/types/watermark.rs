@@ -1,19 +1,22 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Tells how much of what was written is durable, so that a sync with nothing new to sync costs nothing.
+use parking_lot::Mutex;
+
+/// Tells how much of what was written is durable, so that a sync with nothing new to sync costs nothing, and one sync serves all who wait for it.
 ///
-/// Writers call [`Watermark::advance`] after each write and before they report it; whoever syncs calls [`Watermark::settle`]. A sync that is
-/// under way in another thread is not waited for but done again: its result is not known yet.
+/// Writers call [`Watermark::advance`] after each write and before they report it; whoever syncs calls [`Watermark::settle`].
 #[derive(Debug)]
 pub struct Watermark {
     written: AtomicU64,
     durable: AtomicU64,
+    /// A leaf; held while something is made durable.
+    syncing: Mutex<()>,
 }
 
 impl Default for Watermark {
     /// As if something was written: what an earlier process left may not be durable.
     fn default() -> Self {
-        Watermark { written: AtomicU64::new(1), durable: AtomicU64::new(0) }
+        Watermark { written: AtomicU64::new(1), durable: AtomicU64::new(0), syncing: Mutex::new(()) }
     }
 }
 
@@ -23,23 +26,32 @@ impl Watermark {
         self.written.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Runs `sync` unless everything written before this call is durable already.
+    /// Runs `sync` unless everything written before this call is durable already. It may have become so while this waited for the sync of another
+    /// thread, if that was begun after the write.
     ///
     /// # Errors
     /// Those of `sync`; the next call then tries again.
     pub fn settle<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        let written = self.written.load(Ordering::Acquire);
-        if self.durable.load(Ordering::Acquire) >= written {
+        let needed = self.written.load(Ordering::Acquire);
+        let is_durable = || self.durable.load(Ordering::Acquire) >= needed;
+        if is_durable() {
             return Ok(());
         }
+        let _one_at_a_time = self.syncing.lock();
+        if is_durable() {
+            return Ok(());
+        }
+        let written = self.written.load(Ordering::Acquire);
         sync()?;
-        self.durable.fetch_max(written, Ordering::AcqRel);
+        self.durable.store(written, Ordering::Release);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
@@ -59,5 +71,35 @@ mod tests {
         mark.advance();
         assert_eq!(synced(&mark), Ok(true));
         assert_eq!(synced(&mark), Ok(false));
+    }
+
+    /// Whoever wrote before a sync began need not sync again, and who wrote while it went on must.
+    #[test]
+    fn one_sync_serves_all_who_wrote_before_it_began() {
+        let (mark, syncs) = (Watermark::default(), AtomicU64::new(0));
+        let (begun, go_on) = (Barrier::new(2), Barrier::new(2));
+        let count = || {
+            syncs.fetch_add(1, Ordering::Relaxed);
+            Ok::<(), ()>(())
+        };
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                mark.settle(|| {
+                    begun.wait();
+                    go_on.wait();
+                    count()
+                })
+            });
+            begun.wait();
+            mark.advance();
+            let later = [(); 3].map(|()| scope.spawn(|| mark.settle(count)));
+            // Nobody can be seen to wait; those that come after the first sync is over ask for the same.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            go_on.wait();
+            for thread in later.into_iter().chain([first]) {
+                assert_eq!(thread.join().expect("no panic"), Ok(()));
+            }
+        });
+        assert_eq!(syncs.load(Ordering::Relaxed), 2);
     }
 }
