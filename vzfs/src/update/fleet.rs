@@ -32,7 +32,7 @@ pub trait Fleet: Send + Sync {
     fn next_stack(&self, ve: &VeName, wanted: &[TemplateRef]) -> Result<Vec<StackItem>, StoreError>;
 
     /// See [`Store::rebase`](crate::store::Store::rebase).
-    fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase) -> Result<RebaseReport, StoreError>;
+    fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase<'_>) -> Result<RebaseReport, StoreError>;
 
     /// Whether commands can be run in VEs at all.
     ///

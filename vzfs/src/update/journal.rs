@@ -15,13 +15,11 @@ pub trait Journal: Send + Sync {
     fn load(&self) -> Result<Vec<Kept>, MetaError>;
     /// Keeps what is said of a rollout as a whole. The first time makes the rollout exist.
     fn put_head(&self, head: &RolloutHead) -> Result<(), MetaError>;
-    /// Keeps a VE of a rollout.
-    fn put_ve(&self, rollout: u64, ve: &RolloutVe) -> Result<(), MetaError>;
-    /// Keeps what moving a VE did.
-    fn put_report(&self, rollout: u64, ve: VeId, report: &RebaseReport) -> Result<(), MetaError>;
-    /// What moving a VE did.
+    /// Keeps a VE of a rollout and, if it is given, what moving the VE did.
+    fn put_ve(&self, rollout: u64, ve: &RolloutVe, report: Option<&RebaseReport>) -> Result<(), MetaError>;
+    /// What moving a VE did, as the move itself left it under [`report_key`], or [`Journal::put_ve`] since.
     fn report(&self, rollout: u64, ve: VeId) -> Result<Option<RebaseReport>, MetaError>;
-    /// Removes a rollout's head, and then what belongs to these VEs.
+    /// Removes a rollout's head, and what belongs to these VEs.
     fn forget(&self, rollout: u64, ves: &[VeId]) -> Result<(), MetaError>;
     /// Keeps what a VE does not show of its updates; nothing is kept of an empty list.
     fn put_shadowed(&self, ve: VeId, files: &[ShadowedFile]) -> Result<(), MetaError>;
@@ -64,6 +62,11 @@ fn ve_key(rollout: u64, ve: VeId) -> String {
     format!("{rollout:010}/{:010}", ve.0)
 }
 
+/// Key in [`Table::UpdateReport`] of what moving a VE did.
+pub(super) fn report_key(rollout: u64, ve: VeId) -> String {
+    ve_key(rollout, ve)
+}
+
 fn unreadable(table: &'static str, key: &str, why: &dyn std::fmt::Display) -> MetaError {
     MetaError::Damaged { table, key: key.to_owned(), why: why.to_string() }
 }
@@ -95,26 +98,26 @@ impl Journal for MetaJournal {
         self.0.put(Table::Update, &head_key(head.id), head)
     }
 
-    fn put_ve(&self, rollout: u64, ve: &RolloutVe) -> Result<(), MetaError> {
-        self.0.put(Table::Update, &ve_key(rollout, ve.id), ve)
-    }
-
-    fn put_report(&self, rollout: u64, ve: VeId, report: &RebaseReport) -> Result<(), MetaError> {
-        self.0.put(Table::UpdateReport, &ve_key(rollout, ve), report)
+    fn put_ve(&self, rollout: u64, ve: &RolloutVe, report: Option<&RebaseReport>) -> Result<(), MetaError> {
+        let mut records = self.0.records().put(Table::Update, &ve_key(rollout, ve.id), ve)?;
+        if let Some(report) = report {
+            records = records.put(Table::UpdateReport, &report_key(rollout, ve.id), report)?;
+        }
+        records.commit()
     }
 
     fn report(&self, rollout: u64, ve: VeId) -> Result<Option<RebaseReport>, MetaError> {
-        self.0.get(Table::UpdateReport, &ve_key(rollout, ve))
+        self.0.get(Table::UpdateReport, &report_key(rollout, ve))
     }
 
     fn forget(&self, rollout: u64, ves: &[VeId]) -> Result<(), MetaError> {
-        self.0.delete(Table::Update, &head_key(rollout))?;
+        let mut records = self.0.records().delete(Table::Update, &head_key(rollout));
         for ve in ves {
-            // The VE's record goes last: it is what a load after a crash finds the report by.
-            self.0.delete(Table::UpdateReport, &ve_key(rollout, *ve))?;
-            self.0.delete(Table::Update, &ve_key(rollout, *ve))?;
+            records = records
+                .delete(Table::UpdateReport, &report_key(rollout, *ve))
+                .delete(Table::Update, &ve_key(rollout, *ve));
         }
-        Ok(())
+        records.commit()
     }
 
     fn put_shadowed(&self, ve: VeId, files: &[ShadowedFile]) -> Result<(), MetaError> {

@@ -20,7 +20,7 @@
 //!
 //! Invariants
 //! - U1: each change of state is durable before anything that relies on it happens. `moving` is written before the store is asked to move the VE, its
-//!   report before `moved`, and every result before the next batch begins.
+//!   report with the move itself, and every result before the next batch begins.
 //! - U2: a VE is in at most one rollout that may still move it: those that are running or paused hold their VEs that have no result.
 //! - U3: a rollout exists from the moment its head is written, which is after the records of its VEs; it is gone when its head is.
 //! - U4: where a VE is, only the store knows. The record says what was intended, and is compared with the VE's stack before it is moved and after a
@@ -29,8 +29,7 @@
 //! - U6: what a VE does not show of an update is remembered before the VE has its result, and stays until it shows it.
 //!
 //! What a crash leaves: a head in the state `running`, VEs in any state. [`Updates::open`] reads them, removes what U3 says does not exist, and
-//! [`Updates::go_on`] continues. Commands that ran in a VE are run again; a pause goes on until the moment it had. If the daemon ended between a move and
-//! its report, the report is made afterwards from what going back would do, and says so.
+//! [`Updates::go_on`] continues. Commands that ran in a VE are run again; a pause goes on until the moment it had.
 //!
 //! History: the last [`KEPT_ROLLOUTS`] that are finished are kept. What is not kept cannot be taken back.
 //!

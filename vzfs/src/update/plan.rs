@@ -40,7 +40,7 @@ impl Updates {
 
     /// What moving a VE would do.
     fn tried(&self, mut ve: RolloutVe, request: &UpdateRequest) -> Result<RolloutVeDetail, UpdateError> {
-        let how = Rebase { on_conflict: request.on_conflict, dry_run: true };
+        let how = Rebase { on_conflict: request.on_conflict, dry_run: true, report_key: None };
         let report: Option<RebaseReport> = match self.fleet.rebase(&ve.ve, &ve.to, how) {
             Ok(report) => Some(report),
             Err(StoreError::Closing) => return Err(UpdateError::Closing),

@@ -8,10 +8,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Updates;
-use super::journal::time_left;
+use super::journal::{report_key, time_left};
 use crate::api::{
-    ChangeKind, RebaseReport, ReportSummary, RolloutHead, RolloutState, RolloutVe, RolloutVeState,
-    RolloutWait, StackItem,
+    RebaseReport, ReportSummary, RolloutHead, RolloutState, RolloutVe, RolloutVeState, RolloutWait, StackItem,
 };
 use crate::meta::MetaError;
 use crate::store::{Rebase, StoreError, VeStanding};
@@ -177,9 +176,15 @@ impl Updates {
         Ok(())
     }
 
-    /// Makes what is said of a VE durable, and then seen. Only who works on the VE calls it.
-    pub(super) fn keep_ve(&self, id: u64, at: usize, ve: RolloutVe) -> Result<(), Halt> {
-        self.journal.put_ve(id, &ve)?;
+    /// Makes what is said of a VE durable, and then seen; with it what moving the VE did. Only who works on the VE calls it.
+    pub(super) fn keep_ve(
+        &self,
+        id: u64,
+        at: usize,
+        ve: RolloutVe,
+        report: Option<&RebaseReport>,
+    ) -> Result<(), Halt> {
+        self.journal.put_ve(id, &ve, report)?;
         let mut state = self.state.lock();
         if let Some(row) = state.rollouts.get_mut(&id).and_then(|live| live.ves.get_mut(at)) {
             *row = ve;
@@ -245,9 +250,7 @@ impl Updates {
             RolloutVeState::Pending if may_begin => self.begin_with(id, at, ve),
             RolloutVeState::Moving => match self.standing(&ve) {
                 Standing::AtFrom(member) => self.rebase(id, at, ve, &member),
-                Standing::AtTo(member) => {
-                    self.moved_unseen(id, at, ve, &member, "the daemon ended while this VE was moved")
-                }
+                Standing::AtTo(_) => self.moved_unseen(id, at, ve, "it was moved while the daemon ended"),
                 Standing::Elsewhere(why) => self.leave_alone(id, at, ve, why),
             },
             _ => Ok(()),
@@ -262,7 +265,7 @@ impl Updates {
             }
             Standing::AtFrom(member) => {
                 ve.state = RolloutVeState::Moving;
-                self.keep_ve(id, at, ve.clone())?;
+                self.keep_ve(id, at, ve.clone(), None)?;
                 self.rebase(id, at, ve, &member)
             }
             Standing::AtTo(_) => {
@@ -285,7 +288,7 @@ impl Updates {
         why: String,
     ) -> Result<(), Halt> {
         (ve.state, ve.why, ve.finished) = (state, Some(why), Some(self.fleet.now()));
-        self.keep_ve(id, at, ve)
+        self.keep_ve(id, at, ve, None)
     }
 
     /// Where a VE is now.
@@ -310,12 +313,14 @@ impl Updates {
             let state = self.state.lock();
             state.rollouts.get(&id).map(|live| live.head.options.on_conflict).unwrap_or_default()
         };
-        match self.fleet.rebase(&member.name, &ve.to, Rebase { on_conflict, dry_run: false }) {
+        let report_key = report_key(id, ve.id);
+        let how = Rebase { on_conflict, dry_run: false, report_key: Some(&report_key) };
+        match self.fleet.rebase(&member.name, &ve.to, how) {
             Ok(report) => self.moved(id, at, ve, Some(&report)),
             Err(StoreError::Closing) => Err(Halt::Closing),
             Err(error) => match self.standing(&ve) {
                 // It failed after the step that decides.
-                Standing::AtTo(member) => self.moved_unseen(id, at, ve, &member, &error.to_string()),
+                Standing::AtTo(_) => self.moved_unseen(id, at, ve, &error.to_string()),
                 Standing::AtFrom(_) | Standing::Elsewhere(_) => {
                     tracing::warn!(update = id, ve = %ve.ve, %error, "a VE was not moved");
                     self.conclude(id, at, ve, RolloutVeState::Failed, error.to_string())
@@ -324,7 +329,6 @@ impl Updates {
         }
     }
 
-    /// U1: the report first.
     fn moved(
         &self,
         id: u64,
@@ -332,63 +336,20 @@ impl Updates {
         mut ve: RolloutVe,
         report: Option<&RebaseReport>,
     ) -> Result<(), Halt> {
-        if let Some(report) = report {
-            self.journal.put_report(id, ve.id, report)?;
-        }
         ve.summary = report.map(ReportSummary::from);
         ve.state = RolloutVeState::Moved;
-        self.keep_ve(id, at, ve)
+        self.keep_ve(id, at, ve, report)
     }
 
-    /// A VE that has its new stack, although nobody heard how it came there.
-    fn moved_unseen(
-        &self,
-        id: u64,
-        at: usize,
-        ve: RolloutVe,
-        member: &VeStanding,
-        why: &str,
-    ) -> Result<(), Halt> {
-        if let Some(report) = self.journal.report(id, ve.id)? {
-            return self.moved(id, at, ve, Some(&report));
-        }
-        let how = Rebase { dry_run: true, ..Rebase::default() };
-        match self.fleet.rebase(&member.name, &ve.from, how) {
-            Ok(way_back) => self.moved(id, at, ve, Some(&mirrored(way_back, why))),
-            Err(StoreError::Closing) => Err(Halt::Closing),
-            Err(error) => {
-                tracing::warn!(update = id, ve = %ve.ve, %error, "what moving a VE did is not known");
-                let why = Some(format!("{why}, and what that did is not known: {error}"));
+    /// A VE that has its new stack, although nobody heard how it came there. If this rollout moved it, the move left its report.
+    fn moved_unseen(&self, id: u64, at: usize, ve: RolloutVe, why: &str) -> Result<(), Halt> {
+        match self.journal.report(id, ve.id)? {
+            Some(report) => self.moved(id, at, ve, Some(&report)),
+            None => {
+                let why = Some(format!("{why}, and what that did is not known"));
                 self.moved(id, at, RolloutVe { why, ..ve }, None)
             }
         }
-    }
-}
-
-/// The report of a move, from that of the way back: what a VE has of its own stands in the way of both.
-fn mirrored(way_back: RebaseReport, why: &str) -> RebaseReport {
-    let mut shadowed = way_back.shadowed;
-    for file in &mut shadowed {
-        file.change = match file.change {
-            ChangeKind::Added => ChangeKind::Deleted,
-            ChangeKind::Changed => ChangeKind::Changed,
-            ChangeKind::Deleted => ChangeKind::Added,
-        };
-    }
-    RebaseReport {
-        from: way_back.to,
-        to: way_back.from,
-        from_base: way_back.to_base,
-        to_base: way_back.from_base,
-        dry_run: false,
-        added: way_back.removed,
-        removed: way_back.added,
-        shadowed,
-        notes: vec![format!("{why}; this report was made afterwards, from what going back would do")],
-        stale_processes: Vec::new(),
-        micros: 0,
-        pause_micros: 0,
-        ..way_back
     }
 }
 

@@ -30,7 +30,7 @@ impl Updates {
             let Some(ve) = live.ves.get(at) else { return Ok(()) };
             (ve.clone(), live.head.options.clone())
         };
-        let report = self.journal.report(id, ve.id)?;
+        let mut report = self.journal.report(id, ve.id)?;
         let Some(member) = self.fleet.member(ve.id) else {
             let why = "it was moved, and removed before it was looked at".to_owned();
             return self.conclude(id, at, ve, RolloutVeState::Left, why);
@@ -39,19 +39,15 @@ impl Updates {
             options.check.is_some() || report.as_ref().is_some_and(|report| !report.generate.is_empty());
         if has_commands && member.mounted.is_none() && !member.wanted && !ve.mounted_for_commands {
             ve.mounted_for_commands = true;
-            self.keep_ve(id, at, ve.clone())?;
+            self.keep_ve(id, at, ve.clone(), None)?;
         }
-        if let Some(mut report) = report {
-            let before = report.clone();
-            self.generate(&member.name, &mut report)?;
+        if let Some(report) = &mut report {
+            self.generate(&member.name, report)?;
             if let Some(found) = stale.get(&ve.id) {
                 report.stale_processes.clone_from(found);
             }
-            if report != before {
-                self.journal.put_report(id, ve.id, &report)?;
-            }
-            ve.summary = Some(ReportSummary::from(&report));
-            self.remember_shadows(id, ve.id, &report)?;
+            ve.summary = Some(ReportSummary::from(&*report));
+            self.remember_shadows(id, ve.id, report)?;
         }
         let (state, why) = match &options.check {
             Some(_) if self.has_stopped(id) => (RolloutVeState::Done, Some(UNCHECKED.to_owned())),
@@ -68,7 +64,7 @@ impl Updates {
         // What is known already of how it was moved stays where nothing is to be added.
         ve.why = why.or(ve.why);
         ve.finished = Some(self.fleet.now());
-        self.keep_ve(id, at, ve)
+        self.keep_ve(id, at, ve, report.as_ref())
     }
 
     fn generate(&self, name: &VeName, report: &mut RebaseReport) -> Result<(), Halt> {

@@ -67,7 +67,7 @@ impl Updates {
         let now = self.fleet.now();
         for ve in &mut ves {
             ve.finished = ve.state.is_final().then_some(now);
-            self.journal.put_ve(head.id, ve)?;
+            self.journal.put_ve(head.id, ve, None)?;
         }
         self.journal.put_head(&head)?;
         let id = head.id;

@@ -52,7 +52,7 @@ impl Fleet for StoreFleet {
         self.store.next_stack(ve, wanted)
     }
 
-    fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase) -> Result<RebaseReport, StoreError> {
+    fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase<'_>) -> Result<RebaseReport, StoreError> {
         self.store.rebase(ve, to, how)
     }
 

@@ -14,32 +14,35 @@
 mod prepared;
 mod resolve;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use prepared::Deltas;
-use prepared::Prepared;
+use prepared::{Counts, Prepared};
 use resolve::{Resolved, Sides, resolve};
 
 use super::records::VeRecord;
 use super::slot::{Live, Slot};
 use super::{Store, StoreError};
 use crate::api::{OnConflict, RebaseReport, StackItem};
-use crate::meta::Table;
+use crate::meta::{Changes, Table};
 use crate::tree::Delta;
 use crate::types::{Digest, TemplateRef, VeName};
-use crate::volume::{Rebased, Volume, VolumeError};
+use crate::volume::{Hidden, Rebased, Volume, VolumeError};
 
 /// How often a decision is made again because the VE changed a file that it was about.
 const MAX_DECISIONS: u32 = 10;
 
 /// How to move a VE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Rebase {
+pub struct Rebase<'a> {
     /// What wins where both sides changed a file.
     pub on_conflict: OnConflict,
     /// Change nothing, only tell.
     pub dry_run: bool,
+    /// The report is kept in [`Table::UpdateReport`] under this key, by the same step that moves the VE; all but the times it took.
+    pub report_key: Option<&'a str>,
 }
 
 impl Store {
@@ -68,7 +71,7 @@ impl Store {
     ///
     /// # Errors
     /// With [`OnConflict::Fail`], [`StoreError::Invalid`] naming the first conflict; then nothing was changed.
-    pub fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase) -> Result<RebaseReport, StoreError> {
+    pub fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase<'_>) -> Result<RebaseReport, StoreError> {
         let began = Instant::now();
         let _adding = self.begin_adding()?;
         let slot = self.slot(ve)?;
@@ -97,7 +100,7 @@ impl Store {
         live: &mut Live,
         prepared: &Prepared,
         to: &[StackItem],
-        how: Rebase,
+        how: Rebase<'_>,
     ) -> Result<RebaseReport, StoreError> {
         let from = slot.record();
         let volume = self.volume_locked(slot, live)?;
@@ -114,12 +117,15 @@ impl Store {
                 on_conflict: how.on_conflict,
                 dry_run: how.dry_run,
             };
-            let resolved = match resolve(&sides, &preview.hidden) {
+            let mut resolved = match resolve(&sides, &preview.hidden) {
                 Err(StoreError::Volume { source, .. }) if matches!(*source, VolumeError::Changed) => continue,
                 resolved => resolved?,
             };
+            let edits = std::mem::take(&mut resolved.edits);
+            let mut report = report(&from, to, delta, resolved, how.dry_run);
             if how.dry_run {
-                return Ok(report(&from, to, delta, &preview, resolved, true));
+                count(&mut report, prepared, &preview.hidden);
+                return Ok(report);
             }
             let next = VeRecord {
                 stack: to.to_vec(),
@@ -128,10 +134,15 @@ impl Store {
                 unsettled: live.mount.is_some().then_some(from.base),
                 ..(*from).clone()
             };
-            let save = |batch: &mut crate::meta::Changes<'_>| {
-                batch.put_catalog(Table::Ve, &slot.id.to_string(), &next)
+            let save = |batch: &mut Changes<'_>, hidden: &[Hidden]| {
+                batch.put_catalog(Table::Ve, &slot.id.to_string(), &next)?;
+                count(&mut report, prepared, hidden);
+                match how.report_key {
+                    Some(key) => batch.put_catalog(Table::UpdateReport, key, &report),
+                    None => Ok(()),
+                }
             };
-            let rebased = match volume.rebase(delta, &resolved.edits, save) {
+            let rebased = match volume.rebase(delta, &edits, save) {
                 Err(VolumeError::Changed) => continue,
                 rebased => rebased.map_err(|error| failed(&from, error))?,
             };
@@ -143,7 +154,8 @@ impl Store {
             self.settle(slot, live, &rebased)?;
             tracing::info!(ve = %from.name, from = %from.base.short(), to = %delta.new.digest().short(),
                 pause_us = micros(rebased.pause), "moved");
-            return Ok(report(&from, to, delta, &rebased, resolved, false));
+            report.pause_micros = micros(rebased.pause);
+            return Ok(report);
         }
         Err(StoreError::Invalid(format!(
             "VE {} goes on changing files that the update changes too; try again when it is quieter",
@@ -185,7 +197,7 @@ impl Store {
     fn prepare(&self, old: &Digest, new: &Digest) -> Result<Arc<Prepared>, StoreError> {
         self.deltas.get(old, new, || {
             let delta = Delta::between(&self.trees.open(old)?, &self.trees.open(new)?)?;
-            Ok(Prepared { packages: resolve::Prepared::new(&delta, &self.blobs)?, delta })
+            Prepared::new(delta, &self.blobs)
         })
     }
 }
@@ -202,15 +214,15 @@ fn retired(from: &VeRecord, live: &Live) -> Vec<Digest> {
     retired
 }
 
+/// What is told of a move, but for how many names it changed and how long it took.
 fn report(
     from: &VeRecord,
     to: &[StackItem],
     delta: &Delta,
-    rebased: &Rebased,
     resolved: Resolved,
     dry_run: bool,
 ) -> RebaseReport {
-    let mut report = RebaseReport {
+    RebaseReport {
         ve: from.name.clone(),
         from: from.stack.clone(),
         to: to.to_vec(),
@@ -226,21 +238,18 @@ fn report(
         notes: resolved.notes,
         stale_processes: Vec::new(),
         micros: 0,
-        pause_micros: micros(rebased.pause),
-    };
-    let hidden: std::collections::HashSet<_> =
-        rebased.hidden.iter().map(|hidden| (hidden.dir, &hidden.name)).collect();
-    for (dir, names) in delta.names() {
-        for (_, change) in names.iter().filter(|(name, _)| !hidden.contains(&(dir, *name))) {
-            let count = match (change.old, change.new) {
-                (None, _) => &mut report.added,
-                (_, None) => &mut report.removed,
-                _ => &mut report.changed,
-            };
-            *count += 1;
-        }
+        pause_micros: 0,
     }
-    report
+}
+
+/// How many names a move changed: all that differ, without those that the VE hides.
+fn count(report: &mut RebaseReport, prepared: &Prepared, hidden: &[Hidden]) {
+    let places: HashMap<_, _> =
+        hidden.iter().map(|hidden| ((hidden.dir, &hidden.name), hidden.change)).collect();
+    let hidden = Counts::of(places.into_values());
+    report.added = prepared.counts.added - hidden.added;
+    report.changed = prepared.counts.changed - hidden.changed;
+    report.removed = prepared.counts.removed - hidden.removed;
 }
 
 fn failed(record: &VeRecord, error: VolumeError) -> StoreError {

@@ -57,7 +57,7 @@ pub(super) struct World {
     taken: u64,
     pub(super) heads: BTreeMap<u64, Value>,
     pub(super) ves: BTreeMap<(u64, VeId), Value>,
-    pub(super) reports: BTreeMap<(u64, VeId), Value>,
+    pub(super) reports: BTreeMap<String, Value>,
     pub(super) shadows: BTreeMap<VeId, Value>,
     writes: usize,
     broken_disk: bool,
@@ -319,7 +319,7 @@ impl Fleet for Fakes {
         stack.iter().map(next).collect()
     }
 
-    fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase) -> Result<RebaseReport, StoreError> {
+    fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase<'_>) -> Result<RebaseReport, StoreError> {
         let slow = self.0.lock().slow;
         std::thread::sleep(slow);
         let mut world = self.0.lock();
@@ -366,6 +366,9 @@ impl Fleet for Fakes {
         if !how.dry_run {
             world.by_name(ve.as_str()).stack = to.to_vec();
             world.moved.push(ve.to_string());
+            if let Some(key) = how.report_key {
+                world.reports.insert(key.to_owned(), value(&report));
+            }
         }
         Ok(report)
     }
@@ -456,25 +459,27 @@ impl Journal for Fakes {
         self.write(|world| drop(world.heads.insert(head.id, value(head))))
     }
 
-    fn put_ve(&self, rollout: u64, ve: &RolloutVe) -> Result<(), MetaError> {
-        self.write(|world| drop(world.ves.insert((rollout, ve.id), value(ve))))
-    }
-
-    fn put_report(&self, rollout: u64, ve: VeId, report: &RebaseReport) -> Result<(), MetaError> {
-        self.write(|world| drop(world.reports.insert((rollout, ve), value(report))))
+    fn put_ve(&self, rollout: u64, ve: &RolloutVe, report: Option<&RebaseReport>) -> Result<(), MetaError> {
+        self.write(|world| {
+            world.ves.insert((rollout, ve.id), value(ve));
+            if let Some(report) = report {
+                world.reports.insert(journal::report_key(rollout, ve.id), value(report));
+            }
+        })
     }
 
     fn report(&self, rollout: u64, ve: VeId) -> Result<Option<RebaseReport>, MetaError> {
-        Ok(self.0.lock().reports.get(&(rollout, ve)).map(record))
+        Ok(self.0.lock().reports.get(&journal::report_key(rollout, ve)).map(record))
     }
 
     fn forget(&self, rollout: u64, ves: &[VeId]) -> Result<(), MetaError> {
-        self.write(|world| drop(world.heads.remove(&rollout)))?;
-        for ve in ves {
-            self.write(|world| drop(world.reports.remove(&(rollout, *ve))))?;
-            self.write(|world| drop(world.ves.remove(&(rollout, *ve))))?;
-        }
-        Ok(())
+        self.write(|world| {
+            world.heads.remove(&rollout);
+            for ve in ves {
+                world.reports.remove(&journal::report_key(rollout, *ve));
+                world.ves.remove(&(rollout, *ve));
+            }
+        })
     }
 
     fn put_shadowed(&self, ve: VeId, files: &[ShadowedFile]) -> Result<(), MetaError> {

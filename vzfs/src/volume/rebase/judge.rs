@@ -39,6 +39,8 @@ pub(super) struct Judge<'v> {
     successions: Vec<Succession>,
     /// Names that edits decided about.
     pub(super) edited: HashSet<(Ino, Name)>,
+    /// Names of the delta that lead the VE where they led before.
+    pub(super) kept: HashSet<(Ino, Name)>,
     pub(super) rebased: Rebased,
 }
 
@@ -58,6 +60,7 @@ impl<'v> Judge<'v> {
             stand_ins: HashSet::new(),
             successions: Vec::new(),
             edited: HashSet::new(),
+            kept: HashSet::new(),
             rebased: Rebased::default(),
         }
     }
@@ -122,7 +125,7 @@ impl<'v> Judge<'v> {
         for (dir, names) in delta.names() {
             self.recount(dir, names, judged.get(&dir).copied().unwrap_or(0))?;
         }
-        self.tell(&entries)?;
+        self.compare(entries)?;
         Ok(self)
     }
 

@@ -74,7 +74,7 @@ pub struct Rebased {
     pub dirs: Vec<Ino>,
     /// Private inodes that lost their last name.
     pub orphans: Vec<Ino>,
-    /// How long other operations had to wait.
+    /// How long other operations had to wait: for those that were under way, and for the move.
     pub pause: Duration,
 }
 
@@ -91,7 +91,7 @@ impl Rebased {
 
 impl Volume {
     /// Moves the volume from the old base of `delta`, which must be the one that it has, to the new one, and makes the `edits`, which a
-    /// [`Volume::preview`] gave reason for. `record` adds to the batch what else must change with it. All or nothing, durable after the next
+    /// [`Volume::preview`] gave reason for. `record` adds to the batch what else must change with it; it is given what will be hidden. All or nothing, durable after the next
     /// [`Volume::sync`].
     ///
     /// Afterwards the kernel must be told of [`Rebased::names`], [`Rebased::inodes`] and [`Rebased::dirs`], and then [`Volume::settle`] called;
@@ -103,7 +103,7 @@ impl Volume {
         &self,
         delta: &Delta,
         edits: &[Edit],
-        record: impl FnOnce(&mut Changes<'_>) -> std::result::Result<(), MetaError>,
+        record: impl FnOnce(&mut Changes<'_>, &[Hidden]) -> std::result::Result<(), MetaError>,
     ) -> Result<Rebased> {
         let watch = {
             // With `names` held nobody is in the middle of writing something.
@@ -111,18 +111,21 @@ impl Volume {
             self.meta.watch(self.ve)
         };
         let found = self.concerned(delta)?;
-        let _exclusive = self.names.write();
         let began = Instant::now();
-        self.check_base(delta)?;
-        let mut judged = Judge::new(self, delta).judge(found, watch.take(), edits)?;
-        let mut batch = self.meta.changes(self.ve);
-        judged.write(&mut batch);
-        record(&mut batch)?;
-        batch.commit()?;
-        self.bases.switch(&delta.new);
-        self.unsettled.begin();
+        let mut judged = {
+            let _exclusive = self.names.write();
+            self.check_base(delta)?;
+            let judged = Judge::new(self, delta).judge(found, watch.take(), edits)?;
+            let mut batch = self.meta.changes(self.ve);
+            judged.write(&mut batch);
+            record(&mut batch, &judged.rebased.hidden)?;
+            batch.commit()?;
+            self.bases.switch(&delta.new);
+            self.unsettled.begin();
+            judged
+        };
         judged.rebased.pause = began.elapsed();
-        Ok(judged.rebased)
+        Ok(judged.tell())
     }
 
     /// What [`Volume::rebase`] without edits would do now.
@@ -130,7 +133,7 @@ impl Volume {
         let found = self.concerned(delta)?;
         let _shared = self.names.read();
         self.check_base(delta)?;
-        Ok(Judge::new(self, delta).judge(found, Written::default(), &[])?.rebased)
+        Ok(Judge::new(self, delta).judge(found, Written::default(), &[])?.tell())
     }
 
     /// What the kernel may not know of a rebase along `delta` that the last daemon did, all of it that is possible. From now on the volume is as after

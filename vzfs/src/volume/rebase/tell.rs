@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::Hidden;
 use super::attributes::same_content;
 use super::judge::Judge;
+use super::{Hidden, Rebased};
 use crate::meta::EntryRecord;
 use crate::tree::{InodeChange, NameChange};
 use crate::types::{FileKind, Ino, Name};
@@ -28,11 +28,11 @@ impl Judge<'_> {
         Ok(kind == FileKind::Dir || same_content(&record, &self.new_view(ino)?))
     }
 
-    /// What the kernel and people must know.
-    pub(super) fn tell(&mut self, entries: &[(Ino, Name)]) -> Result<()> {
+    /// Finds what the VE does not show of the new base. `entries` are the private ones that the delta concerns.
+    pub(super) fn compare(&mut self, entries: Vec<(Ino, Name)>) -> Result<()> {
         let delta = self.delta;
-        let mut kept = HashSet::new();
-        let places: BTreeSet<_> = entries.iter().chain(self.entries.keys()).cloned().collect();
+        let old: HashSet<_> = entries.into_iter().collect();
+        let places: BTreeSet<_> = old.iter().chain(self.entries.keys()).cloned().collect();
         for place in places {
             let (dir, name) = &place;
             let (Some(change), Some(entry)) = (delta.name(*dir, name), self.entry(*dir, name)?) else {
@@ -44,37 +44,36 @@ impl Judge<'_> {
             let changed = self.last_change(Some(entry))?;
             let hidden = Hidden { dir: *dir, name: name.clone(), change, by: Some(entry), changed };
             self.rebased.hidden.push(hidden);
-            if entries.binary_search(&place).is_ok() {
-                kept.insert(place);
+            if old.contains(&place) {
+                self.kept.insert(place);
             }
         }
         for (dir, names) in delta.names() {
-            let shown = self.shows_dir(dir)?;
-            for (name, change) in names {
-                let place = (dir, name.clone());
-                if kept.contains(&place) {
-                    continue;
-                }
-                if !shown && change.new.is_some() && delta.new.node(dir).is_some() {
-                    let (name, change) = (name.clone(), *change);
+            if delta.new.node(dir).is_none() || self.shows_dir(dir)? {
+                continue;
+            }
+            for (name, change) in names.iter().filter(|(_, change)| change.new.is_some()) {
+                let (name, change) = (name.clone(), *change);
+                if !self.kept.contains(&(dir, name.clone())) {
                     self.rebased.hidden.push(Hidden { dir, name, change, by: None, changed: None });
                 }
-                self.rebased.names.push(place);
             }
-            self.rebased.dirs.push(dir);
         }
-        let written: Vec<_> = self
-            .entries
-            .keys()
-            .chain(&self.removed_entries)
-            .filter(|place| !kept.contains(place))
-            .cloned()
-            .collect();
-        self.rebased.dirs.extend(written.iter().map(|(dir, _)| *dir));
-        self.rebased.names.extend(written);
-        let altered = delta.inodes().filter(|(_, change)| *change == InodeChange::Altered);
-        self.rebased.inodes.extend(altered.map(|(ino, _)| ino).chain(self.inodes.keys().copied()));
-        self.rebased.tidy();
         Ok(())
+    }
+
+    /// What the kernel and people must know. Asks no table: nobody has to wait for it.
+    pub(super) fn tell(self) -> Rebased {
+        let Judge { delta, kept, mut rebased, .. } = self;
+        let changed =
+            delta.names().flat_map(|(dir, names)| names.keys().map(move |name| (dir, name.clone())));
+        let written = self.entries.into_keys().chain(self.removed_entries);
+        rebased.names.extend(changed.chain(written).filter(|place| !kept.contains(place)));
+        rebased.dirs.extend(delta.names().map(|(dir, _)| dir));
+        rebased.dirs.extend(rebased.names.iter().map(|(dir, _)| *dir));
+        let altered = delta.inodes().filter(|(_, change)| *change == InodeChange::Altered);
+        rebased.inodes.extend(altered.map(|(ino, _)| ino).chain(self.inodes.into_keys()));
+        rebased.tidy();
+        rebased
     }
 }

@@ -12,6 +12,7 @@ use super::model::{Model, Op, Pair, any_op, ops_for_base};
 use super::*;
 use crate::meta::{Changes, MetaError};
 use crate::tree::Delta;
+use crate::volume::rebase::Hidden;
 
 /// What a path shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Moved<'_> {
     fn rebase(&self, from: &Arc<Tree>, to: &Arc<Tree>) -> Rebased {
         let delta = Delta::between(from, to).expect("no collision");
         let preview = self.scene.volume.preview(&delta).expect("preview");
-        let rebased = self.scene.volume.rebase(&delta, &[], |_| Ok(())).expect("rebase");
+        let rebased = self.scene.volume.rebase(&delta, &[], |_, _| Ok(())).expect("rebase");
         assert_eq!(preview.hidden, rebased.hidden);
         self.scene.volume.settle();
         self.sound();
@@ -266,12 +267,12 @@ fn live(store: &Store, releases: &[Vec<Op>; 3], history: &[Part]) {
                 let before = Before::of(&scene.volume);
                 let delta = Delta::between(&bases[at], &bases[*to]).expect("no collision");
                 if matches!(part, Part::CutShort(_)) {
-                    let fail = |_: &mut Changes<'_>| Err(MetaError::Exhausted(VeId(0)));
+                    let fail = |_: &mut Changes<'_>, _: &[Hidden]| Err(MetaError::Exhausted(VeId(0)));
                     assert!(scene.volume.rebase(&delta, &[], fail).is_err());
                     scene.reopen();
                     assert_eq!(view(&scene.volume), before.shows);
                 } else {
-                    let rebased = scene.volume.rebase(&delta, &[], |_| Ok(())).expect("rebase");
+                    let rebased = scene.volume.rebase(&delta, &[], |_, _| Ok(())).expect("rebase");
                     scene.volume.unsettled.end_now();
                     before.check([&alone[at], &alone[*to]], &view(&scene.volume), &rebased);
                     scene.base = Arc::clone(&bases[*to]);
@@ -333,7 +334,7 @@ fn changes_by_an_old_name_are_sent_to_look_again() {
     let name = NameRef::new(b"a").expect("legal");
     let before = volume.lookup(Ino::ROOT, name).expect("there").ino;
     let delta = Delta::between(&old, &new).expect("no collision");
-    volume.rebase(&delta, &[], |_| Ok(())).expect("rebase");
+    volume.rebase(&delta, &[], |_, _| Ok(())).expect("rebase");
     let chmod = || {
         let set = SetAttr { perm: Some(0o600), ..SetAttr::default() };
         plain(volume.set_attr(before, set, Caller::ROOT)).map(drop)

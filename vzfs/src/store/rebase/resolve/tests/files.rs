@@ -394,7 +394,7 @@ fn a_ve_that_goes_on_meanwhile_makes_the_move_begin_again() {
     let scene = Scene::new(&[("etc/c", "a\nb\nc\n")], &[("etc/c", "A\nb\nc\n")]).write("etc/c", "a\nb\nC\n");
     let edits = scene.resolve(false).expect("decided").edits;
     let scene = scene.write("etc/c", "a\nb\nD\n");
-    let error = scene.volume.rebase(&scene.delta, &edits, |_| Ok(())).expect_err("refused");
+    let error = scene.volume.rebase(&scene.delta, &edits, |_, _| Ok(())).expect_err("refused");
     assert!(matches!(error, VolumeError::Changed), "{error}");
     scene.go().shows(&[("etc/c", "A\nb\nD\n")]);
 }

@@ -240,7 +240,7 @@ impl Scene {
             (&resolved.shadowed, &resolved.merged, &resolved.generate, &resolved.notes),
             (&dry.shadowed, &dry.merged, &dry.generate, &dry.notes)
         );
-        self.volume.rebase(&self.delta, &resolved.edits, |_| Ok(())).expect("moved");
+        self.volume.rebase(&self.delta, &resolved.edits, |_, _| Ok(())).expect("moved");
         assert_eq!(self.volume.check().expect("readable"), Vec::<String>::new());
         Moved { scene: self, resolved }
     }
