@@ -1,6 +1,7 @@
 //! `vzfs update`: many VEs, real mounts, real programs.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -304,4 +305,70 @@ fn an_update_goes_on_with_the_next_daemon_and_the_client_follows() {
     }
     let shown = host.json(["update", "show", "1"]);
     assert_eq!((text(&shown, "state"), &shown["counts"]["done"]), ("done", &serde_json::json!(24)));
+}
+
+/// What a package manager writes from what it has read must not undo what the move merged.
+#[test]
+fn a_move_waits_for_a_package_manager_in_the_ve() {
+    let host = tiny_host();
+    host.mounted("tiny", &["ve"]);
+    import_fix(&host);
+    let database = host.root("ve").join("var/lib/dpkg");
+    fs::create_dir_all(&database).expect("made");
+    let lock = fs::File::create(database.join("lock")).expect("made");
+    rustix::fs::fcntl_lock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    std::thread::scope(|scope| {
+        let update = scope.spawn(|| host.json(["update", "ve", "--yes"]));
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(version(&host, "ve"), "1", "it was moved under a package manager");
+        drop(lock);
+        let done = update.join().expect("no panic");
+        assert_eq!(text(&done, "state"), "done", "{done}");
+    });
+    assert_eq!(version(&host, "ve"), "2");
+}
+
+#[test]
+fn a_program_in_a_directory_that_the_update_makes_too_stays_there() {
+    let host = tiny_host();
+    host.mounted("tiny", &["ve"]);
+    let dir = host.root("ve").join("srv/app");
+    fs::create_dir_all(dir.join("sub")).expect("made");
+    fs::write(dir.join("own"), "mine").expect("written");
+    // A descriptor is to the kernel what a working directory is.
+    let inside = fs::File::open(&dir).expect("open");
+    let here = PathBuf::from(format!("/proc/self/fd/{}", inside.as_raw_fd()));
+    // The kernel remembers that there is no such name.
+    assert!(fs::metadata(here.join("shipped")).is_err());
+    import(&host, "2", |root| {
+        fs::create_dir_all(root.join("srv/app/sub")).expect("made");
+        fs::write(root.join("srv/app/shipped"), "theirs").expect("written");
+        fs::write(root.join("srv/app/sub/deep"), "theirs").expect("written");
+    });
+    let done = host.json(["update", "ve", "--yes"]);
+    assert_eq!(text(&done, "state"), "done", "{done}");
+    for _ in 0..2 {
+        for at in [&dir, &here] {
+            assert_eq!(fs::read(at.join("own")).expect("there"), b"mine");
+            assert_eq!(fs::read(at.join("shipped")).expect("there"), b"theirs");
+            assert_eq!(fs::read(at.join("sub/deep")).expect("there"), b"theirs");
+        }
+        // What one makes the other sees, and what one removes the other misses.
+        for (one, other) in [(&dir, &here), (&here, &dir)] {
+            fs::write(one.join("later"), "later").expect("written");
+            assert_eq!(fs::read(other.join("later")).expect("there"), b"later");
+            fs::remove_file(other.join("later")).expect("removed");
+            assert!(fs::metadata(one.join("later")).is_err());
+        }
+        let names = |at: &Path| {
+            let entries = fs::read_dir(at).expect("readable").map(|entry| entry.expect("readable"));
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&dir), ["own", "shipped", "sub"]);
+        assert_eq!(names(&here), names(&dir));
+        // And so with the next daemon.
+        host.kill_daemon();
+    }
 }

@@ -93,6 +93,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::VeExists(_) => ErrorCode::Exists,
         StoreError::TemplateBusy(_)
         | StoreError::VeBusy(_)
+        | StoreError::VeAtWork { .. }
         | StoreError::Moving(_)
         | StoreError::VeRemoving(_)
         | StoreError::Locked { .. }
@@ -280,6 +281,7 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
             )
         }
         (StoreError::MountpointTaken { .. }, _) => "choose another mount point".to_owned(),
+        (StoreError::VeAtWork { .. }, _) => "begin again when that has ended".to_owned(),
         (StoreError::VeBusy(_), _) => "wait until the export or commit is done".to_owned(),
         (StoreError::Locked { .. }, _) => "stop that daemon, or give this one another --store".to_owned(),
         (StoreError::NotAStore { .. }, _) => "name an empty or a new folder".to_owned(),

@@ -110,6 +110,10 @@ impl Mounted for FuseMounted {
         self.mount.known()
     }
 
+    fn lock_holder(&self, ino: Ino) -> Option<u32> {
+        self.mount.lock_holder(ino)
+    }
+
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         let FuseMounted { mount, id, supervisor } = *self;
         match mount.unmount(force) {

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
 use tracing::warn;
 
 use super::convert::{ENDLESS, file_attr};
@@ -142,16 +143,40 @@ impl Dispatch {
         }
     }
 
+    /// Answers a request that changed these names: where the kernel has another directory for one, after it was told of that.
+    pub(super) fn answer_change(&self, names: &[(INodeNo, &OsStr)], answer: impl FnOnce() + Send + 'static) {
+        let mut told = true;
+        for (dir, name) in names {
+            let is_joined = ino(*dir).is_ok_and(|dir| self.volume.changed_in(dir, name.as_bytes()));
+            told &= !is_joined;
+        }
+        if told { answer() } else { self.forget_relabelled_under_lock(answer) }
+    }
+
+    /// After the listing of a directory was answered.
+    pub(super) fn listed(&self, dir: INodeNo) {
+        if ino(dir).is_ok_and(|dir| self.volume.listed(dir)) {
+            self.forget_relabelled(|| {});
+        }
+    }
+
+    /// How long the kernel may keep what it is told of names in a directory, and of the directory.
+    pub(super) fn names_lifetime(&self, dir: INodeNo) -> Duration {
+        let is_joined = ino(dir).is_ok_and(|dir| self.volume.is_joined(dir));
+        if is_joined { Duration::ZERO } else { ENDLESS }
+    }
+
     pub(super) fn reply_attr(
         &self,
         operation: &'static str,
+        node: INodeNo,
         found: Result<Attr, VolumeError>,
         reply: ReplyAttr,
     ) {
         match found {
             Ok(attr) => {
                 let (attr, lifetime) = self.with_lifetime(attr);
-                reply.attr(&lifetime, &file_attr(&attr));
+                reply.attr(&lifetime.min(self.names_lifetime(node)), &file_attr(&attr));
             }
             Err(error) => reply.error(self.failed(operation, &error)),
         }
@@ -165,20 +190,53 @@ impl Dispatch {
         }
     }
 
+    /// What a name leads to.
     pub(super) fn reply_entry(
         &self,
         operation: &'static str,
+        dir: INodeNo,
         found: Result<Attr, VolumeError>,
         reply: ReplyEntry,
     ) {
-        match found {
-            Ok(attr) => {
-                if let Err(error) = self.refer(attr.ino) {
-                    return reply.error(error);
-                }
-                let (attr, lifetime) = self.with_lifetime(attr);
-                reply.entry_with_ttls(&lifetime, &ENDLESS, &file_attr(&attr), GENERATION);
-            }
+        match found.map(|attr| self.entry(dir, attr)) {
+            Ok(Ok(entry)) => entry.send(reply),
+            Ok(Err(error)) => reply.error(error),
+            Err(error) => reply.error(self.failed(operation, &error)),
+        }
+    }
+
+    /// What a name leads to that was made.
+    pub(super) fn reply_made(
+        &self,
+        operation: &'static str,
+        (dir, name): (INodeNo, &OsStr),
+        made: Result<Attr, VolumeError>,
+        reply: ReplyEntry,
+    ) {
+        match made.map(|attr| self.entry(dir, attr)) {
+            Ok(Ok(entry)) => self.answer_change(&[(dir, name)], move || entry.send(reply)),
+            Ok(Err(error)) => reply.error(error),
+            Err(error) => reply.error(self.failed(operation, &error)),
+        }
+    }
+
+    /// What is told of an inode that a name in this directory leads to: a reference that counts.
+    fn entry(&self, dir: INodeNo, attr: Attr) -> Result<Entry, Errno> {
+        self.refer(attr.ino)?;
+        let (attr, lifetime) = self.with_lifetime(attr);
+        Ok(Entry { attr: file_attr(&attr), lifetime, name_lifetime: self.names_lifetime(dir) })
+    }
+
+    /// Names that were removed or moved.
+    pub(super) fn reply_changed(
+        &self,
+        operation: &'static str,
+        names: &[(INodeNo, &OsStr)],
+        done: Result<(), VolumeError>,
+        reply: ReplyEmpty,
+    ) {
+        match done {
+            Ok(()) => self.answer_change(names, move || reply.ok()),
             Err(error) => reply.error(self.failed(operation, &error)),
         }
     }
@@ -252,5 +310,18 @@ impl Dispatch {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");
         }
+    }
+}
+
+/// What a reply tells of a name.
+struct Entry {
+    attr: FileAttr,
+    lifetime: Duration,
+    name_lifetime: Duration,
+}
+
+impl Entry {
+    fn send(&self, reply: ReplyEntry) {
+        reply.entry_with_ttls(&self.lifetime, &self.name_lifetime, &self.attr, GENERATION);
     }
 }

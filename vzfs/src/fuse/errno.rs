@@ -20,6 +20,7 @@ pub(super) fn errno(ve: &VeName, operation: &'static str, failure: &VolumeError)
         VolumeError::Invalid(_) => libc::EINVAL,
         // `Changed` is for who rebases; no request meets it.
         VolumeError::Stale | VolumeError::Changed => libc::ESTALE,
+        VolumeError::Locked { .. } => libc::EBUSY,
         VolumeError::NoData => libc::ENODATA,
         VolumeError::NameTooLong | VolumeError::PathTooLong { .. } => libc::ENAMETOOLONG,
         VolumeError::TooManyLinks => libc::EMLINK,

@@ -15,7 +15,7 @@ use fuser::{
 };
 use tracing::debug;
 
-use super::convert::{ABSENT, ENDLESS, set_time};
+use super::convert::{ABSENT, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
@@ -79,8 +79,8 @@ impl Filesystem for Dispatch {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = ino(parent).and_then(|dir| self.find(req.pid(), dir, name));
         match found {
-            Err(VolumeError::NotFound) => reply.entry(&ENDLESS, &ABSENT, GENERATION),
-            found => self.reply_entry("lookup", found, reply),
+            Err(VolumeError::NotFound) => reply.entry(&self.names_lifetime(parent), &ABSENT, GENERATION),
+            found => self.reply_entry("lookup", parent, found, reply),
         }
     }
 
@@ -94,7 +94,7 @@ impl Filesystem for Dispatch {
     }
 
     fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.reply_attr("getattr", ino(node).and_then(|ino| self.volume.attr(ino)), reply);
+        self.reply_attr("getattr", node, ino(node).and_then(|ino| self.volume.attr(ino)), reply);
     }
 
     fn setattr(
@@ -142,7 +142,7 @@ impl Filesystem for Dispatch {
             let stale = errno(&self.ve, "setattr", &VolumeError::Stale);
             return self.forget_relabelled_under_lock(move || reply.error(stale));
         }
-        self.reply_attr("setattr", done, reply);
+        self.reply_attr("setattr", node, done, reply);
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
@@ -169,17 +169,17 @@ impl Filesystem for Dispatch {
                 let new = NewNode { umask: perm(umask), rdev, ..NewNode::new(kind, perm(mode)) };
                 self.create_node(req, parent, name, new)
             });
-        self.reply_entry("mknod", made, reply);
+        self.reply_made("mknod", (parent, name), made, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::Dir, perm(mode)) };
-        self.reply_entry("mkdir", self.create_node(req, parent, name, new), reply);
+        self.reply_made("mkdir", (parent, name), self.create_node(req, parent, name, new), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let new = NewNode { target: target.as_os_str().as_bytes(), ..NewNode::new(FileKind::Symlink, 0o777) };
-        self.reply_entry("symlink", self.create_node(req, parent, name, new), reply);
+        self.reply_made("symlink", (parent, name), self.create_node(req, parent, name, new), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -188,12 +188,12 @@ impl Filesystem for Dispatch {
             self.removing(req.pid(), (dir, name), || self.volume.unlink(dir, name))
         };
         let done = self.once(req, |_| Ok(()), unlink);
-        self.reply_empty("unlink", done, reply);
+        self.reply_changed("unlink", &[(parent, name)], done, reply);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.once(req, |_| Ok(()), || self.volume.rmdir(ino(parent)?, name_of(name)?));
-        self.reply_empty("rmdir", done, reply);
+        self.reply_changed("rmdir", &[(parent, name)], done, reply);
     }
 
     fn rename(
@@ -216,7 +216,7 @@ impl Filesystem for Dispatch {
             }
         };
         let done = self.once(req, |_| Ok(()), rename);
-        self.reply_empty("rename", done, reply);
+        self.reply_changed("rename", &[(parent, name), (newparent, newname)], done, reply);
         // After the reply: until then the kernel holds the locks that an invalidation waits for.
         if self.volume.has_relabelled() {
             self.forget_relabelled(|| {});
@@ -226,7 +226,7 @@ impl Filesystem for Dispatch {
     fn link(&self, req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let link = || self.volume.link(ino(node)?, ino(newparent)?, name_of(newname)?);
         let linked = self.once(req, |made| self.made(made), link);
-        self.reply_entry("link", linked, reply);
+        self.reply_made("link", (newparent, newname), linked, reply);
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

@@ -27,7 +27,10 @@ impl Dispatch {
             })
         });
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(()) => {
+                reply.ok();
+                self.listed(node);
+            }
             Err(error) => reply.error(self.failed("readdir", &error)),
         }
     }
@@ -45,6 +48,7 @@ impl Dispatch {
         if let Err(error) = listed {
             return reply.error(self.failed("readdirplus", &error));
         }
+        let longest = self.names_lifetime(node);
         for (name, child, cookie) in entries {
             let is_dot = name == b"." || name == b"..";
             // An entry that has just gone is still a name: node id 0 says that it was not looked up.
@@ -52,8 +56,14 @@ impl Dispatch {
             let node = attr.filter(|_| !is_dot).map_or(0, |(attr, _)| attr.ino.get());
             let (file, lifetime) =
                 attr.map_or((ABSENT, Duration::ZERO), |(attr, lifetime)| (file_attr(&attr), lifetime));
-            let full =
-                reply.add(INodeNo(node), cookie, OsStr::from_bytes(&name), &lifetime, &file, GENERATION);
+            let full = reply.add(
+                INodeNo(node),
+                cookie,
+                OsStr::from_bytes(&name),
+                &lifetime.min(longest),
+                &file,
+                GENERATION,
+            );
             if full {
                 break;
             }
@@ -62,5 +72,6 @@ impl Dispatch {
             }
         }
         reply.ok();
+        self.listed(node);
     }
 }

@@ -21,6 +21,7 @@ mod errno;
 mod filesystem;
 mod ledger;
 mod listing;
+mod locks;
 mod mount;
 mod notices;
 mod opening;

@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use super::device;
 use super::dispatch::{Dispatch, Parts};
 use super::ledger::Ledger;
+use super::locks;
 use super::notices::Notices;
 use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
@@ -299,6 +300,11 @@ impl Mount {
                 warn!(ve = %self.ve, %ino, %error, "a replaced file could not be freed");
             }
         }
+    }
+
+    /// The process that holds a lock for writing on a file of the mount.
+    pub fn lock_holder(&self, ino: Ino) -> Option<u32> {
+        locks::holder(&self.mountpoint, ino)
     }
 
     /// All inodes that the kernel knows.

@@ -37,7 +37,10 @@ impl Notices {
         let send = move || {
             {
                 let _one_at_a_time = notices.sending.lock();
-                let Relabelled { inodes, names } = changed();
+                let Relabelled { inodes, names, dirs } = changed();
+                for dir in dirs {
+                    notices.forget_inode(dir, 0);
+                }
                 for (dir, name) in names {
                     notices.forget_name(dir, &name);
                 }

@@ -8,7 +8,7 @@ use fuser::{
 };
 use tracing::warn;
 
-use super::convert::{ENDLESS, file_attr};
+use super::convert::file_attr;
 use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
 use super::ledger::Handle;
@@ -141,16 +141,19 @@ impl Dispatch {
             Err(error) => return reply.error(self.failed("create", &error)),
         };
         let opened = self.opened(req, attr.ino, &open, true);
+        let lifetime = self.names_lifetime(parent);
         // One lifetime covers entry and attributes here. The attributes may be kept: the kernel drops them at the first write, and
         // memory maps ask for them again at their next open, when there is a writer.
         match opened.and_then(|opened| self.refer(attr.ino).map(|()| opened)) {
-            Ok(Opened { handle, flags, backing: 0 }) => {
-                reply.created(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags);
-            }
-            Ok(Opened { handle, flags, backing }) => {
-                let backing = backing::for_create(&reply, backing);
-                reply.created_passthrough(&ENDLESS, &file_attr(&attr), GENERATION, handle, flags, &backing);
-            }
+            Ok(Opened { handle, flags, backing }) => self.answer_change(&[(parent, name)], move || {
+                let attr = file_attr(&attr);
+                if backing == 0 {
+                    reply.created(&lifetime, &attr, GENERATION, handle, flags);
+                } else {
+                    let backing = backing::for_create(&reply, backing);
+                    reply.created_passthrough(&lifetime, &attr, GENERATION, handle, flags, &backing);
+                }
+            }),
             Err(error) => reply.error(error),
         }
     }

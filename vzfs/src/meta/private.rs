@@ -101,6 +101,9 @@ pub struct Written {
     pub entries: BTreeSet<(Ino, Name)>,
 }
 
+/// The inode that a row is about, its key and its value.
+type KeyedRow = (Ino, [Box<[u8]>; 2]);
+
 /// Notes what is written to a VE's private tables, from [`Meta::watch`] on. One at a time for a VE.
 pub struct Watch<'m> {
     meta: &'m Meta,
@@ -167,6 +170,9 @@ impl Meta {
         Changes { meta: self, ve, batch: WriteBatch::default(), written }
     }
 
+    /// The inode that a row is about, its key and its value.
+    type KeyedRow = (Ino, [Box<[u8]>; 2]);
+
     /// Notes what is written to a VE's private tables from now on. The caller sees to it that no operation on the VE is under way now.
     pub fn watch(&self, ve: VeId) -> Watch<'_> {
         self.watched.lock().insert(ve, Written::default());
@@ -227,6 +233,11 @@ impl Meta {
         Ok(())
     }
 
+    /// The numbers of all private inodes of a VE, in order.
+    pub fn inode_numbers(&self, ve: VeId) -> impl Iterator<Item = Result<Ino, MetaError>> {
+        self.keyed(INODES, ve).map(|row| row.map(|(ino, _)| ino))
+    }
+
     /// Inodes that were removed and not yet forgotten when the VE was last in use.
     pub fn orphans(&self, ve: VeId) -> Result<Vec<Ino>, MetaError> {
         Ok(self.rows(ORPHANS, ve, |_, _| Ok(()))?.into_iter().map(|(ino, ())| ino).collect())
@@ -238,19 +249,23 @@ impl Meta {
         ve: VeId,
         decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
     ) -> Result<Vec<(Ino, T)>, MetaError> {
+        let rows = self.keyed(table, ve);
+        rows.map(|row| row.and_then(|(ino, [key, value])| Ok((ino, decode(&key, &value)?)))).collect()
+    }
+
+    /// The rows of a VE in a table whose keys are inodes, with key and value.
+    fn keyed(&self, table: &'static str, ve: VeId) -> impl Iterator<Item = Result<KeyedRow, MetaError>> {
         let start = keys::ve(ve);
         let mut options = ReadOptions::default();
         if let Some(end) = keys::ve_end(ve) {
             options.set_iterate_upper_bound(end.to_vec());
         }
         let mode = IteratorMode::From(&start, Direction::Forward);
-        let mut rows = Vec::new();
-        for row in self.db.iterator_cf_opt(self.table(table), options, mode) {
+        self.db.iterator_cf_opt(self.table(table), options, mode).map(move |row| {
             let (key, value) = row?;
             let ino = keys::inode_of(&key).ok_or_else(|| damaged(table, &key, &"the key is no inode"))?;
-            rows.push((ino, decode(&key, &value)?));
-        }
-        Ok(rows)
+            Ok((ino, [key, value]))
+        })
     }
 
     /// The first number of the VE's counter that was never taken.

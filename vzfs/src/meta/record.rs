@@ -33,6 +33,11 @@ pub enum PrivateContent {
         /// ctime is the file's.
         stamp: Timestamp,
     },
+    /// A removed directory for which another one stands while the kernel knows it.
+    Joined {
+        /// The number of that directory.
+        with: u64,
+    },
 }
 
 /// What a VE's private layer knows of one inode: everything, so that the base is not asked again.

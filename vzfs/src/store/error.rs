@@ -159,6 +159,16 @@ pub enum StoreError {
     /// An export or a commit still uses the VE.
     #[error("VE {0} is still in use by another request")]
     VeBusy(VeName),
+    /// A package manager is at work in a VE that is to be moved: what both write would be lost.
+    #[error("a package manager is at work in VE {ve}: process {pid} has locked /{path}")]
+    VeAtWork {
+        /// The VE.
+        ve: VeName,
+        /// The lock file.
+        path: &'static str,
+        /// Who holds it.
+        pid: u32,
+    },
     /// The VE is being removed.
     #[error("VE {0} is being removed")]
     VeRemoving(VeName),

@@ -41,6 +41,8 @@ pub trait Mounted: Send + Sync {
     fn tell(&self, rebased: &Rebased);
     /// All inodes that the kernel knows.
     fn known(&self) -> Vec<Ino>;
+    /// The process that holds a lock for writing on a file of the mount.
+    fn lock_holder(&self, ino: Ino) -> Option<u32>;
     /// Takes it away. With `force`, also while programs use it.
     ///
     /// # Errors

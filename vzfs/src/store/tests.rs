@@ -63,6 +63,10 @@ impl Mounted for FakeMount {
         self.told.lock().clone()
     }
 
+    fn lock_holder(&self, _: Ino) -> Option<u32> {
+        None
+    }
+
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         if self.busy.load(Ordering::SeqCst) && !force { Err((self, UnmountError::Busy)) } else { Ok(()) }
     }

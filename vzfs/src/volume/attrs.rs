@@ -139,6 +139,7 @@ impl Volume {
         change: impl FnOnce(&Volume, &mut InodeRecord, Timestamp) -> Result<()>,
     ) -> Result<Attr> {
         let _exclusive = self.names.write();
+        let ino = self.joined(ino);
         let mut batch = self.meta.changes(self.ve);
         let mut record = self.pin_to_change(ino, &mut batch)?;
         let now = self.clock.now();
@@ -159,6 +160,7 @@ impl Volume {
     /// Changes extended attributes and what follows from them. What changes nothing moves no ctime, as on ext4.
     fn update_if_changed(&self, ino: Ino, change: impl FnOnce(&mut InodeRecord) -> Result<()>) -> Result<()> {
         let _exclusive = self.names.write();
+        let ino = self.joined(ino);
         let mut batch = self.meta.changes(self.ve);
         let before = self.pin_to_change(ino, &mut batch)?;
         let mut record = before.clone();
@@ -195,7 +197,7 @@ impl Volume {
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         check_xattr_name(name)?;
         let _shared = self.names.read();
-        match self.node(ino)? {
+        match self.node(self.joined(ino))? {
             Node::Base(view) | Node::Retired(view) => view.xattr(name).map(<[u8]>::to_vec),
             Node::Private(mut record) => record.xattrs.remove(name),
         }
@@ -205,7 +207,7 @@ impl Volume {
     /// The names of all extended attributes. Who may not read `trusted` ones must not see them either (xattr(7)).
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let _shared = self.names.read();
-        Ok(match self.node(ino)? {
+        Ok(match self.node(self.joined(ino))? {
             Node::Base(view) | Node::Retired(view) => view.xattrs().map(|(name, _)| name.to_vec()).collect(),
             Node::Private(record) => record.xattrs.into_keys().collect(),
         })

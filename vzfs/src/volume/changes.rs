@@ -333,7 +333,7 @@ impl Layer<'_, '_> {
             self.volume.record_of(self.volume.node(ino)?)
         };
         Ok(match record.content {
-            PrivateContent::None => Content::None,
+            PrivateContent::None | PrivateContent::Joined { .. } => Content::None,
             PrivateContent::Symlink(target) => Content::Symlink(target.into()),
             PrivateContent::Blob { digest, size, allocated_bytes } => {
                 Content::Blob { digest: Digest::from_bytes(digest), size, allocated_bytes }

@@ -195,6 +195,7 @@ impl Check<'_> {
             }
             (FileKind::Symlink, PrivateContent::Symlink(_)) => true,
             (FileKind::File | FileKind::Symlink, _) => false,
+            (FileKind::Dir, PrivateContent::Joined { .. }) => record.nlink == 0,
             (_, content) => *content == PrivateContent::None,
         };
         self.ensure(content, || format!("{ino} has not the content that its type needs"));

@@ -38,6 +38,14 @@ pub enum VolumeError {
     /// What a decision was made on has changed since.
     #[error("the VE has changed meanwhile")]
     Changed,
+    /// A program has locked what may only be changed when nobody has.
+    #[error("process {pid} has locked /{path}")]
+    Locked {
+        /// The lock file.
+        path: &'static str,
+        /// Who holds it.
+        pid: u32,
+    },
     /// No such extended attribute.
     #[error("no such extended attribute")]
     NoData,

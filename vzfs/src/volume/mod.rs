@@ -33,6 +33,7 @@ mod clock;
 mod content;
 mod data;
 mod error;
+mod joined;
 mod names;
 mod readdir;
 mod rebase;
@@ -59,6 +60,7 @@ use self::bases::Bases;
 use self::clock::Clock;
 use self::content::Opens;
 use self::data::DataFolder;
+use self::joined::Joined;
 use self::rebase::Unsettled;
 use crate::blobs::BlobStore;
 use crate::meta::{EntryRecord, InodeRecord, Meta, Outcomes, PrivateContent};
@@ -155,6 +157,8 @@ pub struct Volume {
     opens: Mutex<Opens>,
     /// Whether the kernel may not know yet of the last rebase.
     unsettled: Unsettled,
+    /// Directories that rebases joined with others.
+    joined: Joined,
     /// What the kernel believes otherwise, until it is told. Taken after `names`.
     relabelled: Mutex<Relabelled>,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
@@ -165,13 +169,15 @@ pub struct Volume {
     copying: [Mutex<()>; COPY_STRIPES],
 }
 
-/// What has changed without the kernel's knowledge: by relabels, and by renames while it did not know yet of a rebase.
+/// What has changed without the kernel's knowledge: by relabels, by renames while it did not know yet of a rebase, and in joined directories.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Relabelled {
     /// The inodes that have lost their names.
     pub inodes: Vec<Ino>,
     /// The names that belong to others now.
     pub names: Vec<(Ino, Name)>,
+    /// The directories whose listings have changed.
+    pub dirs: Vec<Ino>,
 }
 
 /// An inode, from whichever side has it.
@@ -194,7 +200,7 @@ impl Volume {
         data: &Path,
     ) -> Result<Volume> {
         let first_number = meta.next_number(ve)?;
-        Ok(Volume {
+        let volume = Volume {
             ve,
             bases: Bases::new(base),
             meta,
@@ -205,10 +211,13 @@ impl Volume {
             opens: Mutex::default(),
             clock: Clock::new(),
             unsettled: Unsettled::default(),
+            joined: Joined::default(),
             relabelled: Mutex::default(),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
-        })
+        };
+        volume.load_joined()?;
+        Ok(volume)
     }
 
     /// Finishes the removal of what was removed but still open when the volume was last in use, except what the kernel still knows.
@@ -253,12 +262,14 @@ impl Volume {
     /// What `stat` tells of an inode, also of one without names that was not forgotten yet.
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
         let _shared = self.names.read();
+        let ino = self.joined(ino);
         self.attr_of(ino, &self.node(ino)?)
     }
 
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _shared = self.names.read();
+        let dir = self.joined(dir);
         // A removed directory shows nothing, whatever a later base has in it.
         if self.dir_node(dir)?.nlink() == 0 {
             return Err(VolumeError::NotFound);
@@ -271,7 +282,7 @@ impl Volume {
     /// 0:0) and names that are not there. Asks the tables only, not the host's filesystem: it is called at each removal of a name.
     pub fn linked_file(&self, dir: Ino, name: NameRef<'_>) -> Result<Option<Ino>> {
         let _shared = self.names.read();
-        let Some((ino, kind)) = self.find(dir, name)? else { return Ok(None) };
+        let Some((ino, kind)) = self.find(self.joined(dir), name)? else { return Ok(None) };
         if kind == FileKind::Dir {
             return Ok(None);
         }
@@ -283,7 +294,7 @@ impl Volume {
     /// The directory that a directory is in; the root's is itself.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
         let _shared = self.names.read();
-        self.parent_of(dir)
+        self.parent_of(self.joined(dir))
     }
 
     /// As [`Volume::parent`]; the caller holds `names`.
@@ -398,7 +409,7 @@ impl Volume {
             PrivateContent::None if record.kind == FileKind::Dir => {
                 (attr.size, attr.blocks) = (DIR_SIZE_BYTES, DIR_SIZE_BYTES / 512);
             }
-            PrivateContent::None => {}
+            PrivateContent::None | PrivateContent::Joined { .. } => {}
             PrivateContent::Symlink(target) => attr.size = target.len() as u64,
             PrivateContent::Blob { size, allocated_bytes, .. } => {
                 (attr.size, attr.blocks) = (*size, allocated_bytes / 512);
@@ -491,6 +502,7 @@ impl Volume {
             let mut batch = self.meta.changes(self.ve);
             batch.delete_inode(ino, &record);
             batch.commit()?;
+            self.joined.forget(ino);
             record.content
         };
         // After the record: a crash here leaks the file, the other order would leave a record without its data.

@@ -86,6 +86,7 @@ impl Volume {
         content: PrivateContent,
     ) -> Result<Attr> {
         let _exclusive = self.names.write();
+        let dir = self.joined(dir);
         let mut batch = self.meta.changes(self.ve);
         let mut parent = self.live_dir(dir, &mut batch)?;
         if self.find(dir, name)?.is_some() {
@@ -110,6 +111,7 @@ impl Volume {
     /// Gives an inode another name. Not for directories.
     pub fn link(&self, ino: Ino, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _exclusive = self.names.write();
+        let dir = self.joined(dir);
         let mut batch = self.meta.changes(self.ve);
         let node = self.node(ino)?;
         if node.kind() == FileKind::Dir {
@@ -141,6 +143,7 @@ impl Volume {
     /// Removes a name that is no directory. The inode lives on while it has other names or is open.
     pub fn unlink(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
         let _exclusive = self.names.write();
+        let dir = self.joined(dir);
         let mut batch = self.meta.changes(self.ve);
         let mut parent = self.live_dir(dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
@@ -158,6 +161,7 @@ impl Volume {
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
         let _exclusive = self.names.write();
+        let dir = self.joined(dir);
         let mut batch = self.meta.changes(self.ve);
         let mut parent = self.live_dir(dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
@@ -186,6 +190,7 @@ impl Volume {
         mode: RenameMode,
     ) -> Result<()> {
         let _exclusive = self.names.write();
+        let (dir, new_dir) = (self.joined(dir), self.joined(new_dir));
         let mut batch = self.meta.changes(self.ve);
         let mut parents = Parents::load(self, dir, new_dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;

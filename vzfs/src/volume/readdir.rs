@@ -35,8 +35,9 @@ impl Volume {
     ///
     /// A directory that was removed while open has no entries, not even the dots.
     pub fn read_dir(&self, dir: Ino, cookie: u64, mut emit: impl FnMut(DirEntry<'_>) -> bool) -> Result<()> {
-        let parent = self.parent(dir)?;
         let _shared = self.names.read();
+        let dir = self.joined(dir);
+        let parent = self.parent_of(dir)?;
         if self.dir_node(dir)?.nlink() == 0 {
             return Ok(());
         }

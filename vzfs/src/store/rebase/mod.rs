@@ -33,6 +33,12 @@ use crate::volume::{Hidden, Rebased, Volume, VolumeError};
 
 /// How often a decision is made again because the VE changed a file that it was about.
 const MAX_DECISIONS: u32 = 10;
+/// Locked by package managers while they work on the database of packages: dpkg, and what calls it several times (apt, unattended-upgrades).
+const PACKAGE_LOCKS: [&str; 2] = ["var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend"];
+/// How long a move waits for a package manager in the VE.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How often it looks.
+const LOOK_AT_LOCKS: Duration = Duration::from_millis(200);
 
 /// How to move a VE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +76,10 @@ impl Store {
     /// programs keep the files that they have open. To have the stack already is no error.
     ///
     /// # Errors
-    /// With [`OnConflict::Fail`], [`StoreError::Invalid`] naming the first conflict; then nothing was changed.
+    /// - With [`OnConflict::Fail`], [`StoreError::Invalid`] naming the first conflict.
+    /// - [`StoreError::VeAtWork`] when a package manager is at work in the VE and does not end.
+    ///
+    /// Then nothing was changed.
     pub fn rebase(&self, ve: &VeName, to: &[StackItem], how: Rebase<'_>) -> Result<RebaseReport, StoreError> {
         let began = Instant::now();
         let _adding = self.begin_adding()?;
@@ -88,9 +97,18 @@ impl Store {
             if live.removed {
                 return Err(StoreError::VeRemoving(ve.clone()));
             }
-            let mut report = self.move_slot(&slot, &mut live, &prepared, to, how)?;
-            report.micros = micros(began.elapsed());
-            return Ok(report);
+            match self.move_slot(&slot, &mut live, &prepared, to, how) {
+                Err(StoreError::VeAtWork { .. }) if began.elapsed() < LOCK_PATIENCE => {
+                    drop(live);
+                    self.check_open()?;
+                    std::thread::sleep(LOOK_AT_LOCKS);
+                }
+                moved => {
+                    let mut report = moved?;
+                    report.micros = micros(began.elapsed());
+                    return Ok(report);
+                }
+            }
         }
     }
 
@@ -134,16 +152,31 @@ impl Store {
                 unsettled: live.mount.is_some().then_some(from.base),
                 ..(*from).clone()
             };
+            let mut locks = Vec::new();
+            for path in PACKAGE_LOCKS {
+                let file = volume.resolve(path.as_bytes()).map_err(|error| failed(&from, error))?;
+                locks.extend(file.map(|file| (path, file)));
+            }
+            let mount = live.mount.as_deref();
             let save = |batch: &mut Changes<'_>, hidden: &[Hidden]| {
+                // Here nobody can open a file: who locks one of these later reads what this has written.
+                for (path, file) in locks {
+                    if let Some(pid) = mount.and_then(|mount| mount.lock_holder(file)) {
+                        return Err(VolumeError::Locked { path, pid });
+                    }
+                }
                 batch.put_catalog(Table::Ve, &slot.id.to_string(), &next)?;
                 count(&mut report, prepared, hidden);
                 match how.report_key {
-                    Some(key) => batch.put_catalog(Table::UpdateReport, key, &report),
+                    Some(key) => Ok(batch.put_catalog(Table::UpdateReport, key, &report)?),
                     None => Ok(()),
                 }
             };
             let rebased = match volume.rebase(delta, &edits, save) {
                 Err(VolumeError::Changed) => continue,
+                Err(VolumeError::Locked { path, pid }) => {
+                    return Err(StoreError::VeAtWork { ve: from.name.clone(), path, pid });
+                }
                 rebased => rebased.map_err(|error| failed(&from, error))?,
             };
             {

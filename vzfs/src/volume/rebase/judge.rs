@@ -41,6 +41,8 @@ pub(super) struct Judge<'v> {
     pub(super) edited: HashSet<(Ino, Name)>,
     /// Names of the delta that lead the VE where they led before.
     pub(super) kept: HashSet<(Ino, Name)>,
+    /// The VE's directories that are one with the new base's, each with that.
+    pub(super) joined: Vec<(Ino, Ino)>,
     pub(super) rebased: Rebased,
 }
 
@@ -61,6 +63,7 @@ impl<'v> Judge<'v> {
             successions: Vec::new(),
             edited: HashSet::new(),
             kept: HashSet::new(),
+            joined: Vec::new(),
             rebased: Rebased::default(),
         }
     }
@@ -73,6 +76,7 @@ impl<'v> Judge<'v> {
         self.private_inodes = inodes.filter(|ino| concerns_inode(delta, *ino)).collect();
         let entries: Vec<_> = self.private_entries.iter().cloned().collect();
         let inodes: Vec<_> = self.private_inodes.iter().copied().collect();
+        self.join_directories(&entries)?;
         // What goes first, so that a directory is not kept for the sake of it.
         for ino in &inodes {
             match delta.inode(*ino) {

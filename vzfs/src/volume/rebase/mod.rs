@@ -11,11 +11,12 @@
 //! - A file of which the VE changed only attributes gets the new content, and each attribute from the side that changed it (the VE's if both
 //!   did). The same goes for attributes of files and directories that both bases have.
 //! - A directory that the new base does not have any more stays, as the VE's own, if the VE has something in it.
+//! - A directory that both made is one directory ([`join`]).
 //! - A name that the VE removed stays removed, also if a later base brings it back.
 //!
 //! # How
 //! 1. What the VE has that the difference of the bases concerns is looked for in its private tables without a lock, while writes to them are noted
-//!    ([`crate::meta::Watch`]). That takes time in proportion to the private layer.
+//!    ([`crate::meta::Watch`]). That takes time in proportion to the smaller of the two.
 //! 2. With `names` held exclusively, what was found and what was written meanwhile is judged, by the tables as they are now. That takes time in
 //!    proportion to what the VE changed of what the update changes.
 //! 3. One batch, and the new base is there. Operations that come after it are behind it in the log, so it need not be durable before them.
@@ -30,6 +31,7 @@
 
 mod attributes;
 mod edits;
+mod join;
 mod judge;
 mod tell;
 mod unsettled;
@@ -42,7 +44,7 @@ pub(super) use unsettled::Unsettled;
 
 use self::judge::Judge;
 use super::{Result, Volume, VolumeError};
-use crate::meta::{Changes, EntryRecord, MetaError, Written};
+use crate::meta::{Changes, EntryRecord, Written};
 use crate::tree::{Delta, InodeChange, NameChange};
 use crate::types::{Digest, Ino, Name, Timestamp};
 
@@ -89,9 +91,13 @@ impl Rebased {
     }
 }
 
+/// Rows that can be read one after the other in the time that one is looked up.
+const ROWS_FOR_A_LOOKUP: usize = 8;
+
 impl Volume {
     /// Moves the volume from the old base of `delta`, which must be the one that it has, to the new one, and makes the `edits`, which a
-    /// [`Volume::preview`] gave reason for. `record` adds to the batch what else must change with it; it is given what will be hidden. All or nothing, durable after the next
+    /// [`Volume::preview`] gave reason for. `record` adds to the batch what else must change with it; it is given what will be hidden, and may refuse, while nobody
+    /// changes anything in the volume. All or nothing, durable after the next
     /// [`Volume::sync`].
     ///
     /// Afterwards the kernel must be told of [`Rebased::names`], [`Rebased::inodes`] and [`Rebased::dirs`], and then [`Volume::settle`] called;
@@ -103,7 +109,7 @@ impl Volume {
         &self,
         delta: &Delta,
         edits: &[Edit],
-        record: impl FnOnce(&mut Changes<'_>, &[Hidden]) -> std::result::Result<(), MetaError>,
+        record: impl FnOnce(&mut Changes<'_>, &[Hidden]) -> Result<()>,
     ) -> Result<Rebased> {
         let watch = {
             // With `names` held nobody is in the middle of writing something.
@@ -121,6 +127,9 @@ impl Volume {
             record(&mut batch, &judged.rebased.hidden)?;
             batch.commit()?;
             self.bases.switch(&delta.new);
+            for (own, base) in &judged.joined {
+                self.joined.add(*own, *base);
+            }
             self.unsettled.begin();
             judged
         };
@@ -149,6 +158,12 @@ impl Volume {
             let row = row?;
             rebased.dirs.push(row.dir);
             rebased.names.push((row.dir, row.name));
+        }
+        for (own, base) in self.joined.all() {
+            let there = rebased.names.iter().filter(|(dir, _)| *dir == base);
+            let names: Vec<_> = there.map(|(_, name)| (own, name.clone())).collect();
+            rebased.names.extend(names);
+            rebased.dirs.push(own);
         }
         rebased.inodes.extend(delta.inodes().map(|(ino, _)| ino));
         rebased.inodes.extend(self.meta.all_inodes(self.ve)?.into_iter().map(|(ino, _)| ino));
@@ -182,17 +197,67 @@ impl Volume {
         Err(VolumeError::Invalid("the volume has another base than the update starts from"))
     }
 
-    /// The rows of the private tables that a delta concerns.
+    /// The rows of the private tables that a delta concerns: found among the rows where these are few, and looked for where the delta is smaller.
     fn concerned(&self, delta: &Delta) -> Result<Written> {
+        let few = delta.names().map(|(_, names)| names.len()).sum::<usize>() + delta.inodes().count();
+        match self.concerned_of(delta, few * ROWS_FOR_A_LOOKUP)? {
+            Some(found) => Ok(found),
+            None => self.look_concerned_up(delta),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn concerned_both_ways(&self, delta: &Delta) -> Result<[Written; 2]> {
+        let by_rows = self.concerned_of(delta, usize::MAX)?;
+        Ok([by_rows.expect("there are no more rows"), self.look_concerned_up(delta)?])
+    }
+
+    /// By all rows, unless there are more than `most` in a table.
+    fn concerned_of(&self, delta: &Delta, most: usize) -> Result<Option<Written>> {
         let mut found = Written::default();
-        for row in self.meta.all_entries(self.ve) {
+        for (at, row) in self.meta.all_entries(self.ve).enumerate() {
             let row = row?;
+            if at >= most {
+                return Ok(None);
+            }
             if concerns_name(delta, row.dir, &row.name) {
                 found.entries.insert((row.dir, row.name));
             }
         }
-        let all = self.meta.all_inodes(self.ve)?;
-        found.inodes.extend(all.into_iter().map(|(ino, _)| ino).filter(|ino| concerns_inode(delta, *ino)));
+        for (at, ino) in self.meta.inode_numbers(self.ve).enumerate() {
+            let ino = ino?;
+            if at >= most {
+                return Ok(None);
+            }
+            if concerns_inode(delta, ino) {
+                found.inodes.insert(ino);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// By everything that the delta names.
+    fn look_concerned_up(&self, delta: &Delta) -> Result<Written> {
+        let mut found = Written::default();
+        for (dir, names) in delta.names() {
+            for name in names.keys() {
+                if self.meta.entry(self.ve, dir, name.as_ref())?.is_some() {
+                    found.entries.insert((dir, name.clone()));
+                }
+            }
+        }
+        let gone = delta.inodes().filter(|(_, change)| *change == InodeChange::Gone);
+        for (dir, _) in gone {
+            for row in self.meta.entries_from(self.ve, dir, 0) {
+                let row = row?;
+                found.entries.insert((row.dir, row.name));
+            }
+        }
+        for ino in delta.inodes().map(|(ino, _)| ino).chain(delta.names().map(|(dir, _)| dir)) {
+            if self.meta.inode(self.ve, ino)?.is_some() {
+                found.inodes.insert(ino);
+            }
+        }
         Ok(found)
     }
 }

@@ -10,6 +10,7 @@ use crate::tree::{Content, Meta as TreeMeta, TreeBuilder};
 use crate::types::Digest;
 
 mod attributes;
+mod joined;
 mod linear;
 mod model;
 mod rebase;
@@ -224,7 +225,7 @@ fn passthrough_relabels_what_is_open_on_its_blob() {
     let new = scene.at("pw");
     assert_ne!(new, old);
     assert_eq!(scene.at("etc/passwd"), new);
-    let Relabelled { inodes, mut names } = scene.volume.take_relabelled();
+    let Relabelled { inodes, mut names, .. } = scene.volume.take_relabelled();
     assert_eq!(inodes, [old]);
     names.sort_unstable();
     let mut expected = vec![(Ino::ROOT, name("pw").to_name()), (scene.at("etc"), name("passwd").to_name())];

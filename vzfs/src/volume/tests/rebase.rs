@@ -65,6 +65,8 @@ impl Moved<'_> {
     fn rebase(&self, from: &Arc<Tree>, to: &Arc<Tree>) -> Rebased {
         let delta = Delta::between(from, to).expect("no collision");
         let preview = self.scene.volume.preview(&delta).expect("preview");
+        let [by_rows, by_delta] = self.scene.volume.concerned_both_ways(&delta).expect("readable");
+        assert_eq!((by_rows.entries, by_rows.inodes), (by_delta.entries, by_delta.inodes));
         let rebased = self.scene.volume.rebase(&delta, &[], |_, _| Ok(())).expect("rebase");
         assert_eq!(preview.hidden, rebased.hidden);
         self.scene.volume.settle();
@@ -120,7 +122,12 @@ impl Before {
         }
         // What the VE made or wrote is there, where it was.
         for (path, seen) in before.iter().filter(|(path, _)| owned.contains(*path)) {
-            let now = after.get(path).filter(|now| now.ino == seen.ino);
+            // A directory of its own may be one with one of the base's now.
+            let is_joined =
+                |now: &Seen| now.kind == FileKind::Dir && new.values().any(|new| new.ino == now.ino);
+            let now = after
+                .get(path)
+                .filter(|now| now.ino == seen.ino || (seen.kind == FileKind::Dir && is_joined(now)));
             // The update may take one of several names away; the content has the others.
             let elsewhere = after.values().find(|now| now.ino == seen.ino).filter(|_| seen.nlink > 1);
             let Some(now) = now.or(elsewhere) else { panic!("{} is lost", path.escape_ascii()) };
@@ -134,6 +141,20 @@ impl Before {
             }
             _ => false,
         };
+        // What both made is one directory.
+        let joined = |path: &[u8]| {
+            let (Some(now), Some(new)) = (before.get(path), new.get(path)) else { return false };
+            old.get(path).is_none_or(|old| old.kind != FileKind::Dir)
+                && now.ino.is_private()
+                && now.kind == FileKind::Dir
+                && new.kind == FileKind::Dir
+                && !before.values().any(|seen| seen.ino == new.ino)
+        };
+        for (path, new) in new.iter().filter(|(path, _)| joined(path)) {
+            if prefixes(above(path)).all(|path| path.is_empty() || untouched(path) || joined(path)) {
+                assert_eq!(after[path].ino, new.ino, "{} is not joined", path.escape_ascii());
+            }
+        }
         let pristine = |path: &[u8]| before.get(path) == old.get(path) && !owned.contains(path);
         let hidden = |path: &[u8]| rebased.hidden.iter().any(|hidden| path.ends_with(hidden.name.as_bytes()));
         for (path, new) in new.iter().filter(|(path, _)| prefixes(path).all(untouched)) {
@@ -159,18 +180,26 @@ impl Before {
             let (place, number) = (place(before, path), before.get(path).map(|seen| seen.ino));
             places_new.get(&place).copied() == number && places_old.get(&place).copied() != number
         };
-        for path in again.keys().chain(before.keys()).filter(|path| !both(path)) {
+        // Of its names it keeps one then, whichever side that was of.
+        let agreed_on: BTreeSet<_> =
+            before.iter().filter(|(path, _)| both(path)).map(|(_, seen)| seen.ino).collect();
+        let named_by_both =
+            |path: &Vec<u8>| both(path) || again.get(path).is_some_and(|seen| agreed_on.contains(&seen.ino));
+        for path in again.keys().chain(before.keys()).filter(|path| !named_by_both(path)) {
             assert_eq!(shows(again, path), shows(before, path), "{}", path.escape_ascii());
         }
-        let agreed = before.keys().any(both);
-        for (path, was) in before.iter().filter(|(path, _)| !both(path)) {
+        let agreed = !agreed_on.is_empty();
+        for (path, was) in before.iter().filter(|(path, _)| !named_by_both(path)) {
             let now = &again[path];
             assert!(now.nlink == was.nlink || agreed, "{}", path.escape_ascii());
             // What the VE changed of the attributes of a file goes with the file.
             let kind = |view: &View| view.get(path).map(|seen| seen.kind);
             let moved_by_ve = old.get(path).is_none_or(|old| old.ino != was.ino);
             let gone = !new.values().any(|new| new.ino == was.ino);
-            let linked = new.get(path).is_some_and(|new| new.nlink > 1 && new.ino != was.ino);
+            // Of names that one base links and the other does not, none speaks for the others.
+            let is_linked = |view: &View| view.get(path).is_some_and(|seen| seen.nlink > 1);
+            let replaced = new.get(path).is_some_and(|new| new.ino != was.ino);
+            let linked = replaced && (is_linked(old) || is_linked(new));
             let removed = kind(old) != kind(new) || (moved_by_ve && gone) || linked;
             let agrees = new.values().any(|new| new.perm == was.perm);
             assert!(now.perm == was.perm || agrees || removed, "{}", path.escape_ascii());
@@ -267,7 +296,7 @@ fn live(store: &Store, releases: &[Vec<Op>; 3], history: &[Part]) {
                 let before = Before::of(&scene.volume);
                 let delta = Delta::between(&bases[at], &bases[*to]).expect("no collision");
                 if matches!(part, Part::CutShort(_)) {
-                    let fail = |_: &mut Changes<'_>, _: &[Hidden]| Err(MetaError::Exhausted(VeId(0)));
+                    let fail = |_: &mut Changes<'_>, _: &[Hidden]| Err(MetaError::Exhausted(VeId(0)).into());
                     assert!(scene.volume.rebase(&delta, &[], fail).is_err());
                     scene.reopen();
                     assert_eq!(view(&scene.volume), before.shows);
