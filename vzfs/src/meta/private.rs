@@ -215,6 +215,19 @@ impl Meta {
         })
     }
 
+    /// The next `count` private inodes of a VE, from `from` on, ordered by number.
+    pub fn inodes_from(
+        &self,
+        ve: VeId,
+        from: Option<Ino>,
+        count: usize,
+    ) -> Result<Vec<(Ino, InodeRecord)>, MetaError> {
+        let start = from.map_or_else(|| keys::ve(ve).to_vec(), |from| keys::inode(ve, from).to_vec());
+        self.rows_from(INODES, ve, &start, count, |key, value| {
+            InodeRecord::decode(value).map_err(|why| damaged(INODES, key, &why))
+        })
+    }
+
     /// Calls `visit` with every blob that a private record of any VE names and its size, as of one moment. One that several records name comes several
     /// times.
     pub fn for_each_private_blob(&self, visit: &mut dyn FnMut(VeId, Digest, u64)) -> Result<(), MetaError> {
@@ -240,14 +253,24 @@ impl Meta {
         ve: VeId,
         decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
     ) -> Result<Vec<(Ino, T)>, MetaError> {
-        let start = keys::ve(ve);
+        self.rows_from(table, ve, &keys::ve(ve), usize::MAX, decode)
+    }
+
+    fn rows_from<T>(
+        &self,
+        table: &'static str,
+        ve: VeId,
+        start: &[u8],
+        count: usize,
+        decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
+    ) -> Result<Vec<(Ino, T)>, MetaError> {
         let mut options = ReadOptions::default();
         if let Some(end) = keys::ve_end(ve) {
             options.set_iterate_upper_bound(end.to_vec());
         }
-        let mode = IteratorMode::From(&start, Direction::Forward);
+        let mode = IteratorMode::From(start, Direction::Forward);
         let mut rows = Vec::new();
-        for row in self.db.iterator_cf_opt(self.table(table), options, mode) {
+        for row in self.db.iterator_cf_opt(self.table(table), options, mode).take(count) {
             let (key, value) = row?;
             let ino = keys::inode_of(&key).ok_or_else(|| damaged(table, &key, &"the key is no inode"))?;
             rows.push((ino, decode(&key, &value)?));
@@ -283,6 +306,7 @@ impl Meta {
         for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE] {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
+        self.delete_all_seen(&mut batch, ve)?;
         Ok(self.db.write_opt(batch, &synced())?)
     }
 }
