@@ -280,6 +280,26 @@ pub(crate) enum StoreCommand {
         #[arg(long, conflicts_with = "repair")]
         status: bool,
     },
+    /// Keep files once that VEs wrote themselves and that are equal, while VEs work. The daemon does it by itself, too.
+    ///
+    /// Programs in the VEs notice nothing; who changes such a file gets his own again.
+    Dedup {
+        /// Look only at files of these VEs, and compare them with each other and with all that is shared already.
+        #[arg(value_name = "VE")]
+        ves: Vec<VeName>,
+        /// Only say what would be shared.
+        #[arg(long)]
+        dry_run: bool,
+        /// Leave files alone that take less: bytes, or a number with K, M or G (4K unless given).
+        #[arg(long, value_name = "SIZE", value_parser = size_bytes)]
+        min_size: Option<u64>,
+        /// Leave files alone that were changed less long ago: a number with d, h, m or s (1h unless given).
+        #[arg(long, value_name = "TIME", value_parser = time_secs)]
+        quiet_for: Option<u64>,
+        /// Only show the search that runs and what the last one did.
+        #[arg(long, conflicts_with_all = ["ves", "dry_run", "min_size", "quiet_for"])]
+        status: bool,
+    },
     /// Remove what no template and no VE needs any more, while VEs work.
     Gc {
         /// Only say what would be removed.
@@ -302,6 +322,21 @@ fn key_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write KEY=VALUE".to_owned()),
     }
+}
+
+fn size_bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes() {
+        [.., b'K' | b'k'] => (&text[..text.len() - 1], 10),
+        [.., b'M' | b'm'] => (&text[..text.len() - 1], 20),
+        [.., b'G' | b'g'] => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "write a number of bytes, or a number with K, M or G, as in 64K".to_owned())
+}
+
+fn time_secs(text: &str) -> Result<u64, String> {
+    vzfs::api::duration_secs(text).ok_or_else(|| "write a number with d, h, m or s, as in 30m".to_owned())
 }
 
 /// What `--id-shift` of `ve set` says.
@@ -337,6 +372,17 @@ mod tests {
         let Command::Ve(VeCommand::Exec(exec)) = cli.expect("legal").command else { unreachable!("exec") };
         assert_eq!(exec.command, ["ls", "-l", "--quiet"]);
         assert_eq!(exec.env, [("A".to_owned(), "b=c".to_owned())]);
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        let sizes = ["0", "4096", "64K", "2m", "1G"].map(|text| size_bytes(text).expect("legal"));
+        assert_eq!(sizes, [0, 4096, 65_536, 2 << 20, 1 << 30]);
+        for wrong in ["", "K", "-1", "1.5M", "1T", "99999999999999999999", "99999999999999999G"] {
+            assert!(size_bytes(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(time_secs("2m"), Ok(120));
+        assert!(time_secs("2").is_err() && time_secs("0s").is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `vzfs store`.
 
 use vzfs::api::{
-    CheckStatus, DamagedThing, Doctor, GcReport, GcRequest, StoreDf, StoreInfo, StoreVerifyReport, VeDf,
-    VerifyStatus, VerifyStore,
+    CheckStatus, DamagedThing, DedupReport, DedupRequest, DedupStatus, Doctor, GcReport, GcRequest, StoreDf,
+    StoreInfo, StoreVerifyReport, VeDf, VerifyStatus, VerifyStore,
 };
 
 use super::{Context, absolute};
@@ -34,6 +34,25 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
             }
             context.output.show(&report, verified)?;
             damage_left(&report)
+        }
+        StoreCommand::Dedup { status: true, .. } => {
+            context.output.show(&context.client.get::<DedupStatus>("/v1/store/dedup")?, dedup_status)
+        }
+        StoreCommand::Dedup { ves, dry_run, min_size, quiet_for, .. } => {
+            let request = DedupRequest {
+                ves: ves.clone(),
+                dry_run: *dry_run,
+                min_bytes: *min_size,
+                quiet_secs: *quiet_for,
+            };
+            let progress = context.progress();
+            let report: DedupReport = context.client.events("/v1/store/dedup", Some(&request), &progress)?;
+            drop(progress);
+            if *dry_run {
+                context.output.show(&report, deduplicated)
+            } else {
+                context.output.done(&report, deduplicated)
+            }
         }
         StoreCommand::Gc { dry_run } => {
             let request = GcRequest { dry_run: *dry_run };
@@ -156,6 +175,58 @@ fn verify_status(status: &VerifyStatus) -> String {
             text.push_str(&verified(last));
         }
         None => text.push_str("the store was never checked\n"),
+    }
+    text
+}
+
+fn deduplicated(report: &DedupReport) -> String {
+    let mut text = format!(
+        "{} {}: {} of {} shared, {} freed, {} with {} for them\n",
+        size(report.saved_bytes),
+        if report.dry_run { "would be saved" } else { "saved" },
+        plural(report.shared_files, "file"),
+        plural(report.files, "private file"),
+        size(report.freed_bytes),
+        plural(report.new_blobs, "new blob"),
+        size(report.new_blob_bytes),
+    );
+    text.push_str(&format!("{} read, {}; ", plural(report.hashed_files, "file"), size(report.hashed_bytes)));
+    let skipped = report.skipped;
+    let reasons = [
+        (skipped.small, "small"),
+        (skipped.sparse, "sparse"),
+        (skipped.recent, "changed not long ago"),
+        (skipped.open, "in use"),
+        (skipped.changed, "changed meanwhile"),
+        (skipped.unreadable, "UNREADABLE"),
+    ];
+    let told = reasons.iter().filter(|(files, _)| *files > 0);
+    let told: Vec<String> = told.map(|(files, why)| format!("{} {why}", count(*files))).collect();
+    let told = if told.is_empty() { "none".to_owned() } else { told.join(", ") };
+    text.push_str(&format!("left alone: {told}\n"));
+    if report.longest_pause_us > 0 {
+        text.push_str(&format!("longest pause of a VE: {} us\n", count(report.longest_pause_us)));
+    }
+    text
+}
+
+fn dedup_status(status: &DedupStatus) -> String {
+    let mut text = match &status.running {
+        Some(running) => format!(
+            "running since {}: {} looked at, {} read, {} shared\n",
+            moment(running.started),
+            plural(running.files, "private file"),
+            size(running.hashed_bytes),
+            count(running.shared_files),
+        ),
+        None => "no search is running\n".to_owned(),
+    };
+    match &status.last {
+        Some(last) => {
+            let (from, to) = (moment(last.started), moment(last.finished));
+            text.push_str(&format!("last search from {from} to {to}: {}", deduplicated(last)));
+        }
+        None => text.push_str("there was no search of all VEs yet\n"),
     }
     text
 }

@@ -11,6 +11,8 @@
 //! | `POST /v1/store/gc` | [`GcRequest`] | events, ending in [`GcReport`] |
 //! | `POST /v1/store/verify` | [`VerifyStore`] | events, ending in [`StoreVerifyReport`] |
 //! | `GET /v1/store/verify` | - | [`VerifyStatus`] |
+//! | `POST /v1/store/dedup` | [`DedupRequest`] | events, ending in [`DedupReport`] |
+//! | `GET /v1/store/dedup` | - | [`DedupStatus`] |
 //! | `GET /v1/daemon` | - | [`DaemonStatus`] |
 //! | `POST /v1/daemon/restart` | - | [`DaemonStatus`] of the daemon that is about to be replaced |
 //! | `GET /v1/templates` | - | list of [`Template`] |
@@ -59,6 +61,7 @@
 //! - The order of lists is by name (then version, oldest first), of changes by path bytes.
 
 mod change;
+mod dedup;
 mod error;
 mod event;
 mod rollout;
@@ -71,6 +74,10 @@ mod ve;
 mod version;
 
 pub use change::{Aspect, Change, ChangeKind, Side, VolumeChange};
+pub use dedup::{
+    DEFAULT_DEDUP_MIN_BYTES, DEFAULT_DEDUP_QUIET_SECS, DedupProgress, DedupReport, DedupRequest,
+    DedupSkipped, DedupStatus,
+};
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
 pub use rollout::{
@@ -86,7 +93,7 @@ pub use template::{
     DamagedBlob, ImportRequest, MergeRule, OsIdentity, Package, Removed, Template, TemplateKind,
     TemplateStats, VerifyReport,
 };
-pub use text::{path_bytes, path_text, rfc3339};
+pub use text::{duration_secs, path_bytes, path_text, rfc3339};
 pub use update::{
     Generate, MergedFile, OnConflict, RebaseReport, Shadowed, ShadowedBy, StackItem, StaleProcess,
 };

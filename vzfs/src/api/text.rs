@@ -159,6 +159,23 @@ pub mod rfc3339 {
     }
 }
 
+/// A time as people give it in options, in seconds: a number above 0 and `d`, `h`, `m` or `s`, as in `30d`.
+pub fn duration_secs(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_secs = match &text[digits.len()..] {
+        "d" => 86_400,
+        "h" => 3600,
+        "m" => 60,
+        "s" => 1,
+        _ => return None,
+    };
+    digits
+        .parse::<u32>()
+        .ok()
+        .and_then(|count| u64::from(count).checked_mul(unit_secs))
+        .filter(|secs| *secs > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
     /// Adds content that is in memory.
     pub fn add_bytes(&self, content: &[u8]) -> Result<Stored, BlobError> {
         let summary = ingest::summarize(content);
-        if self.is_known(&summary)? {
+        if self.is_known(&summary.digest)? {
             return Ok(self.reused(summary));
         }
         let (staged, file) = self.stage()?;
@@ -135,7 +135,7 @@ impl<'a> Batch<'a> {
                 }
             };
             let summary = written.map_err(|error| self.pass_error(error, &staged))?;
-            if self.is_known(&summary)? {
+            if self.is_known(&summary.digest)? {
                 Ok(self.reused(summary))
             } else {
                 Ok(self.register(summary, staged))
@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
             let looked =
                 ingest::pass_file(&mut look, file, size, sparse, buffer).and_then(|()| look.finish());
             let seen = looked.map_err(pass_read_error)?;
-            if self.is_known(&seen)? {
+            if self.is_known(&seen.digest)? {
                 return Ok(self.reused(seen));
             }
             let (staged, target) = self.stage()?;
@@ -194,9 +194,37 @@ impl<'a> Batch<'a> {
         let looked = ingest::pass_file(&mut look, &clone, u64::try_from(size).unwrap_or(0), sparse, buffer)
             .and_then(|()| look.finish());
         let summary = looked.map_err(|error| self.pass_error(error, &staged))?;
-        let stored =
-            if self.is_known(&summary)? { self.reused(summary) } else { self.register(summary, staged) };
+        let stored = if self.is_known(&summary.digest)? {
+            self.reused(summary)
+        } else {
+            self.register(summary, staged)
+        };
         Ok(Some(stored))
+    }
+
+    /// Whether the store or the batch has content already; then the batch relies on it.
+    pub fn has(&self, digest: &Digest) -> Result<bool, BlobError> {
+        self.is_known(digest)
+    }
+
+    /// Adds a file whose content was hashed before, sharing the data when the filesystem can; the file is read past the page cache, and `read` is
+    /// told as in [`summarize_file`](super::summarize_file). `None` when it is not that content any more, or `read` wanted no more.
+    pub fn add_hashed(
+        &self,
+        file: &File,
+        digest: &Digest,
+        read: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Option<Stored>, BlobError> {
+        let (staged, target) = self.stage()?;
+        // The clone is hashed, which nobody else can change.
+        let cloned = self.store.reflinks() && fs::ioctl_ficlone(&target, file).is_ok();
+        let passed = match cloned {
+            true => ingest::pass_direct(Pass::new(None), &target, read),
+            false => ingest::pass_direct(Pass::new(Some(&target)), file, read),
+        };
+        let summary = passed.map_err(|error| self.pass_error(error, &staged))?;
+        let expected = summary.filter(|summary| summary.digest == *digest);
+        Ok(expected.map(|summary| self.register(summary, staged)))
     }
 
     /// Publishes what was staged, crash-safely (invariants 1 and 3): contents become durable, then get their names, then the
@@ -289,13 +317,13 @@ impl<'a> Batch<'a> {
         Ok((staged, File::from(file)))
     }
 
-    fn is_known(&self, summary: &Summary) -> Result<bool, BlobError> {
-        let staged = self.staged.lock().contains_key(&summary.digest);
-        self.store.reprieve(&summary.digest);
+    fn is_known(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let staged = self.staged.lock().contains_key(digest);
+        self.store.reprieve(digest);
         if let Some(wanted) = &self.wanted {
-            return Ok(staged || !wanted.contains(&summary.digest));
+            return Ok(staged || !wanted.contains(digest));
         }
-        Ok(staged || self.store.contains(&summary.digest)?)
+        Ok(staged || self.store.contains(digest)?)
     }
 
     fn reused(&self, summary: Summary) -> Stored {

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use rustix::fs::{self, SeekFrom};
 use rustix::io::Errno;
 
+use super::direct;
 use super::store::HASH_CHUNK_BYTES;
 use crate::types::Digest;
 
@@ -16,10 +17,13 @@ static ZEROS: [u8; HASH_CHUNK_BYTES] = [0; HASH_CHUNK_BYTES];
 
 /// What is known of content after a pass over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Summary {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) allocated_bytes: u64,
+pub struct Summary {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// 4096 times the number of its 4 KiB blocks that are not all zero.
+    pub allocated_bytes: u64,
 }
 
 /// Why a pass ended early: which side failed.
@@ -27,6 +31,12 @@ pub(super) struct Summary {
 pub(super) enum PassError {
     Read(io::Error),
     Write(Errno),
+}
+
+impl From<Errno> for PassError {
+    fn from(errno: Errno) -> PassError {
+        PassError::Read(errno.into())
+    }
 }
 
 /// Takes content in order. Every piece but the last is a multiple of [`BLOCK_BYTES`] long.
@@ -105,6 +115,34 @@ pub(super) fn summarize(content: &[u8]) -> Summary {
         digest: Digest::of(content),
         size: content.len() as u64,
         allocated_bytes: (data_blocks * BLOCK_BYTES) as u64,
+    }
+}
+
+/// What a file's content is, read past the page cache. `read` is told how many bytes were read, piece by piece: it may take its time, and ends
+/// the reading, with nothing as result, when it returns `false`.
+pub fn summarize_file(file: &File, read: &mut dyn FnMut(u64) -> bool) -> io::Result<Option<Summary>> {
+    pass_direct(Pass::new(None), file, read).map_err(|error| match error {
+        PassError::Read(source) => source,
+        PassError::Write(errno) => errno.into(),
+    })
+}
+
+/// Passes all of a file, read past the page cache; see [`summarize_file`].
+pub(super) fn pass_direct(
+    mut pass: Pass<'_>,
+    file: &File,
+    read: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<Summary>, PassError> {
+    let mut wanted = true;
+    let passed = direct::read(file, &mut |piece| {
+        pass.data(piece)?;
+        wanted = read(piece.len() as u64);
+        if wanted { Ok(()) } else { Err(PassError::from(Errno::CANCELED)) }
+    });
+    match passed {
+        Ok(()) => pass.finish().map(Some),
+        Err(_) if !wanted => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

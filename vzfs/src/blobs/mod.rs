@@ -20,6 +20,7 @@
 //! commit had already published stay; they are whole, and garbage collection takes them as unreferenced ones.
 
 mod batch;
+mod direct;
 mod ingest;
 mod store;
 mod sweep;
@@ -34,6 +35,7 @@ use thiserror::Error;
 use crate::types::Digest;
 
 pub use batch::{Batch, BatchStats, Stored};
+pub use ingest::{Summary, summarize_file};
 pub use store::BlobStore;
 pub use sweep::Condemned;
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Batch, BlobError};
+use super::{Batch, BlobError, direct};
 use crate::sys;
 use crate::types::Digest;
 
@@ -154,29 +154,15 @@ impl BlobStore {
     /// [`BlobStore::verify`] that tells how many bytes it has just read, piece by piece: whoever is told may take his time.
     pub fn verify_reading(&self, digest: &Digest, read: &mut dyn FnMut(u64)) -> Result<u64, BlobError> {
         let file = self.open_blob(digest)?;
-        // Past the page cache where the host can: what counts is what is on the disk, and what programs use stays in the cache.
-        let _ = fs::fcntl_setfl(&file, OFlags::DIRECT);
-        let mut buffer = AlignedBuffer::new(HASH_CHUNK_BYTES);
         let mut hasher = blake3::Hasher::new();
         let mut size = 0;
-        loop {
-            // By position, as a direct read leaves no other trace of where it ended.
-            match rustix::io::pread(&file, buffer.bytes(), size) {
-                Ok(0) => break,
-                Ok(got) => {
-                    hasher.update(&buffer.bytes()[..got]);
-                    size += got as u64;
-                    read(got as u64);
-                }
-                Err(Errno::INTR) => {}
-                // A direct read at a position that is not aligned: the file ends in the middle of a block.
-                Err(Errno::INVAL) if fs::fcntl_getfl(&file).is_ok_and(|now| now.contains(OFlags::DIRECT)) => {
-                    fs::fcntl_setfl(&file, OFlags::empty())
-                        .map_err(BlobError::io("read", self.path(digest)))?;
-                }
-                Err(errno) => return Err(BlobError::io("read", self.path(digest))(errno)),
-            }
-        }
+        let hashed = direct::read(&file, &mut |piece| {
+            hasher.update(piece);
+            size += piece.len() as u64;
+            read(piece.len() as u64);
+            Ok::<_, Errno>(())
+        });
+        hashed.map_err(BlobError::io("read", self.path(digest)))?;
         let actual = Digest::from(hasher.finalize());
         if actual == *digest {
             Ok(size)
@@ -257,28 +243,6 @@ impl BlobStore {
     /// A staging name that no other batch of this store has.
     pub(super) fn staged_name(&self) -> String {
         format!("{:x}", self.next_staged.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// Memory for direct reads, which must begin at a multiple of the disk's block size.
-struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl AlignedBuffer {
-    /// No disk has larger blocks.
-    const ALIGNMENT: usize = 4096;
-
-    fn new(len: usize) -> AlignedBuffer {
-        let memory = vec![0; len + Self::ALIGNMENT];
-        let start = memory.as_ptr().align_offset(Self::ALIGNMENT);
-        AlignedBuffer { memory, start, len }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use super::DaemonError;
-use crate::api::{DEFAULT_SOCKET, SOCKET_VARIABLE, STORE_VARIABLE};
+use crate::api::{DEFAULT_SOCKET, SOCKET_VARIABLE, STORE_VARIABLE, duration_secs};
 use crate::fuse::Passthrough;
 
 /// Each mount has this many threads at most unless told otherwise: requests are short, and there may be hundreds of mounts.
@@ -55,10 +55,19 @@ pub struct Args {
     pub threads: Option<u16>,
     /// How often the whole store is read again and checked against its digests: a number with d, h, m or s, or "never".
     #[arg(long, value_name = "TIME", env = "VZFS_SCRUB_INTERVAL", default_value = "30d", value_parser = interval)]
-    pub scrub_interval: ScrubInterval,
+    pub scrub_interval: Every,
     /// How fast that reads, in MiB a second.
     #[arg(long, value_name = "MIB", env = "VZFS_SCRUB_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub scrub_rate: u32,
+    /// How often private files of VEs are searched for equal ones, which then are kept once: as for the check, or "never".
+    #[arg(long, value_name = "TIME", env = "VZFS_DEDUP_INTERVAL", default_value = "1d", value_parser = interval)]
+    pub dedup_interval: Every,
+    /// How fast that reads, in MiB a second.
+    #[arg(long, value_name = "MIB", env = "VZFS_DEDUP_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub dedup_rate: u32,
+    /// For how long nobody must have changed a private file for that.
+    #[arg(long, value_name = "TIME", env = "VZFS_DEDUP_QUIET", default_value = "1h", value_parser = duration)]
+    pub dedup_quiet: Duration,
     /// The program that enters VEs, for the commands that updates run in them; the one beside this program unless given.
     #[arg(long, value_name = "PATH")]
     pub vzfs: Option<PathBuf>,
@@ -89,6 +98,8 @@ pub struct Config {
     pub vzfs: PathBuf,
     /// Scheduled checks; `None` for none.
     pub scrub: Option<Scrub>,
+    /// Scheduled searches for equal private files; `None` for none.
+    pub dedup: Option<Dedup>,
 }
 
 /// How the daemon checks the store by itself.
@@ -100,27 +111,32 @@ pub struct Scrub {
     pub bytes_per_second: u64,
 }
 
-/// The value of `--scrub-interval`; a type of its own, as the command line takes an `Option` for an option that may be left out.
+/// How the daemon makes equal private files one by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ScrubInterval(pub Option<Duration>);
+pub struct Dedup {
+    /// From the end of one search to the beginning of the next.
+    pub interval: Duration,
+    /// How fast it reads.
+    pub bytes_per_second: u64,
+    /// For how long nobody has changed what it takes.
+    pub quiet: Duration,
+}
 
-fn interval(text: &str) -> Result<ScrubInterval, String> {
+/// An interval, or never; a type of its own, as the command line takes an `Option` for an option that may be left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Every(pub Option<Duration>);
+
+fn interval(text: &str) -> Result<Every, String> {
     if text == "never" {
-        return Ok(ScrubInterval(None));
+        return Ok(Every(None));
     }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_secs = match &text[digits.len()..] {
-        "d" => 86_400,
-        "h" => 3600,
-        "m" => 60,
-        "s" => 1,
-        _ => 0,
-    };
-    let secs = digits.parse::<u32>().ok().and_then(|count| u64::from(count).checked_mul(unit_secs));
-    match secs.filter(|secs| *secs > 0) {
-        Some(secs) => Ok(ScrubInterval(Some(Duration::from_secs(secs)))),
-        None => Err("write a number and d, h, m or s, as in 30d, or \"never\"".to_owned()),
-    }
+    duration(text).map(|interval| Every(Some(interval))).map_err(|error| format!("{error}, or \"never\""))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    duration_secs(text)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "write a number and d, h, m or s, as in 30d".to_owned())
 }
 
 impl Args {
@@ -143,6 +159,11 @@ impl Args {
                 .scrub_interval
                 .0
                 .map(|interval| Scrub { interval, bytes_per_second: u64::from(self.scrub_rate) << 20 }),
+            dedup: self.dedup_interval.0.map(|interval| Dedup {
+                interval,
+                bytes_per_second: u64::from(self.dedup_rate) << 20,
+                quiet: self.dedup_quiet,
+            }),
         })
     }
 }
@@ -178,6 +199,18 @@ mod tests {
         assert_eq!(scrub(&["vzfsd", "--scrub-interval", "never"]), Some(None));
         for wrong in ["0d", "", "d", "7", "7w", "-1h", "1.5h"] {
             assert_eq!(scrub(&["vzfsd", "--scrub-interval", wrong]), None, "{wrong}");
+            assert!(Args::try_parse_from(["vzfsd", "--dedup-quiet", wrong]).is_err(), "{wrong}");
         }
+        let dedup = |arguments: &[&str]| {
+            Args::try_parse_from(arguments).ok().map(|args| args.resolve().expect("resolves").dedup)
+        };
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let of =
+            |interval, mib: u64, quiet| Some(Some(Dedup { interval, bytes_per_second: mib << 20, quiet }));
+        assert_eq!(dedup(&["vzfsd"]), of(hours(24), 20, hours(1)));
+        let given = ["vzfsd", "--dedup-interval", "2h", "--dedup-rate", "7", "--dedup-quiet", "3d"];
+        assert_eq!(dedup(&given), of(hours(2), 7, hours(72)));
+        assert_eq!(dedup(&["vzfsd", "--dedup-interval", "never"]), Some(None));
+        assert!(Args::try_parse_from(["vzfsd", "--dedup-quiet", "never"]).is_err());
     }
 }

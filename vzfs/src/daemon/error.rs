@@ -98,6 +98,7 @@ fn code(error: &StoreError) -> ErrorCode {
         | StoreError::VeRemoving(_)
         | StoreError::Locked { .. }
         | StoreError::Verifying
+        | StoreError::Deduplicating
         | StoreError::Closing => ErrorCode::Busy,
         StoreError::TemplateInUse { .. }
         | StoreError::NeededByUpdate { .. }
@@ -265,6 +266,7 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
             format!("build it anew on {os}, or give it merge rules for these files")
         }
         (StoreError::Verifying, _) => "`vzfs store verify --status` says how far it is".to_owned(),
+        (StoreError::Deduplicating, _) => "`vzfs store dedup --status` says how far it is".to_owned(),
         (StoreError::TemplateBusy(_), _) => "wait until that is done".to_owned(),
         (StoreError::TemplateInUse { .. }, _) => "remove these first".to_owned(),
         (StoreError::NeededByUpdate { updates, .. }, _) => {

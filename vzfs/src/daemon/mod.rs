@@ -9,6 +9,7 @@
 //! Requests are answered on one asynchronous thread that does no work: whatever touches the store runs on blocking threads
 //! ([`routes`]), and what takes long tells how far it is through a stream ([`streams`]). No request takes a lock here.
 
+mod chores;
 mod config;
 mod doctor;
 mod error;
@@ -16,7 +17,6 @@ mod handover;
 mod mounter;
 mod process;
 mod routes;
-mod scrub;
 mod server;
 mod streams;
 mod updates;
@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-pub use config::{Args, Config, LogFormat, PassthroughChoice, Scrub, ScrubInterval};
+pub use config::{Args, Config, Dedup, Every, LogFormat, PassthroughChoice, Scrub};
 pub use handover::{link, probe, supervise};
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
@@ -182,13 +182,10 @@ async fn serve(
         }
         let served = axum::serve(listener, routes);
         let served = served.with_graceful_shutdown(wait_for_end(ending.clone()));
-        let scrub = async {
-            match config.scrub {
-                Some(scrub) => scrub::run(Arc::clone(store), scrub).await,
-                None => std::future::pending().await,
-            }
-            // It ends before the daemon does only because the daemon is ending.
-            std::future::pending::<()>().await;
+        let chores = async {
+            let scrub = chores::run(Arc::clone(store), config.scrub);
+            let dedup = chores::run(Arc::clone(store), config.dedup);
+            tokio::join!(scrub, dedup);
         };
         let deadline = async {
             wait_for_end(ending.clone()).await;
@@ -197,7 +194,7 @@ async fn serve(
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {
-            () = scrub => Ok(()),
+            () = chores => Ok(()),
             result = served => result.map_err(DaemonError::io("serve requests")),
             () = deadline => {
                 tracing::warn!("requests are still running and are cut off");

@@ -16,8 +16,8 @@ use super::doctor;
 use super::error::{Refusal, Told};
 use super::{streams, updates};
 use crate::api::{
-    ApiError, CommitVe, CreateVe, ErrorCode, GcRequest, ImportRequest, MountVe, ReapplyTemplate, RemoveQuery,
-    RenameVe, ShiftIds, TagTemplate, UmountVe, VerifyStore,
+    ApiError, CommitVe, CreateVe, DedupRequest, ErrorCode, GcRequest, ImportRequest, MountVe,
+    ReapplyTemplate, RemoveQuery, RenameVe, ShiftIds, TagTemplate, UmountVe, VerifyStore,
 };
 use crate::store::{Pace, Store, StoreError};
 use crate::types::{Tag, TemplateRef, TypeError, VeName};
@@ -41,6 +41,7 @@ pub fn router(store: Arc<Store>, rollouts: Arc<Updates>) -> Router {
         .route("/v1/store/df", get(df))
         .route("/v1/store/gc", post(collect))
         .route("/v1/store/verify", get(verify_status).post(verify_store))
+        .route("/v1/store/dedup", get(dedup_status).post(dedup))
         .route("/v1/templates", get(templates))
         .route("/v1/templates/import", post(import))
         .route("/v1/templates/{ref}", get(template).delete(remove_template))
@@ -93,6 +94,15 @@ async fn verify_store(State(store): Shared, body: Body) -> Reply {
 
 async fn verify_status(State(store): Shared) -> Reply {
     blocking(move || store.verify_status()).await
+}
+
+async fn dedup(State(store): Shared, body: Body) -> Reply {
+    let request: DedupRequest = json(body)?;
+    Ok(streams::events(move |events| store.dedup(&request, Pace::Full, events)))
+}
+
+async fn dedup_status(State(store): Shared) -> Reply {
+    blocking(move || store.dedup_status()).await
 }
 
 async fn templates(State(store): Shared) -> Reply {

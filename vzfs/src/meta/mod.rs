@@ -5,6 +5,7 @@
 //! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
 //!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
 //!   a prefix of the operations.
+//! - What is known of private data files ([`Seen`]) is a memory that may be lost.
 //!
 //! Invariants (kept by `volume`, which is the only writer of the private tables)
 //! - M1: every entry that is no whiteout names an inode that has a record.
@@ -15,6 +16,7 @@ mod keys;
 mod once;
 mod private;
 mod record;
+mod seen;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ use thiserror::Error;
 pub use once::{Outcomes, RequestId, on_behalf_of};
 pub use private::{Changes, PrivateEntries, PrivateEntry, Watch, Written};
 pub use record::{EntryRecord, InodeRecord, PrivateContent};
+pub use seen::Seen;
 
 use crate::types::{VeId, Watermark};
 
@@ -101,8 +104,10 @@ const ENTRIES: &str = "entries";
 const ORPHANS: &str = "orphans";
 const COUNTERS: &str = "counters";
 const OUTCOMES_TABLE: &str = "outcomes";
+const SEEN: &str = "seen";
+const SEEN_DIGESTS: &str = "seen-digests";
 
-/// Memory for unflushed writes of one table. Six tables, two buffers each at most: 96 MiB in the worst case for all VEs together.
+/// Memory for unflushed writes of one table. Eight tables, two buffers each at most: 128 MiB in the worst case for all VEs together.
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Memory for cached blocks of all tables together.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
@@ -134,7 +139,8 @@ impl Meta {
         options.set_max_open_files(256);
         options.set_max_background_jobs(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;
-        let tables = [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE].map(|name| {
+        let tables = [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, SEEN, SEEN_DIGESTS];
+        let tables = tables.map(|name| {
             let mut blocks = BlockBasedOptions::default();
             blocks.set_block_cache(&cache);
             // Most look-ups in the private tables miss, because VEs change little: filters answer those from memory.

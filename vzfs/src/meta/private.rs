@@ -102,7 +102,7 @@ pub struct Written {
 }
 
 /// The inode that a row is about, its key and its value.
-type KeyedRow = (Ino, [Box<[u8]>; 2]);
+type KeyedRow = (Ino, Box<[u8]>, Box<[u8]>);
 
 /// Notes what is written to a VE's private tables, from [`Meta::watch`] on. One at a time for a VE.
 pub struct Watch<'m> {
@@ -170,9 +170,6 @@ impl Meta {
         Changes { meta: self, ve, batch: WriteBatch::default(), written }
     }
 
-    /// The inode that a row is about, its key and its value.
-    type KeyedRow = (Ino, [Box<[u8]>; 2]);
-
     /// Notes what is written to a VE's private tables from now on. The caller sees to it that no operation on the VE is under way now.
     pub fn watch(&self, ve: VeId) -> Watch<'_> {
         self.watched.lock().insert(ve, Written::default());
@@ -219,6 +216,19 @@ impl Meta {
         })
     }
 
+    /// The next `count` private inodes of a VE, from `from` on, ordered by number.
+    pub fn inodes_from(
+        &self,
+        ve: VeId,
+        from: Option<Ino>,
+        count: usize,
+    ) -> Result<Vec<(Ino, InodeRecord)>, MetaError> {
+        let start = from.map_or_else(|| keys::ve(ve).to_vec(), |from| keys::inode(ve, from).to_vec());
+        self.rows_from(INODES, ve, &start, count, |key, value| {
+            InodeRecord::decode(value).map_err(|why| damaged(INODES, key, &why))
+        })
+    }
+
     /// Calls `visit` with every blob that a private record of any VE names and its size, as of one moment. One that several records name comes several
     /// times.
     pub fn for_each_private_blob(&self, visit: &mut dyn FnMut(VeId, Digest, u64)) -> Result<(), MetaError> {
@@ -235,7 +245,7 @@ impl Meta {
 
     /// The numbers of all private inodes of a VE, in order.
     pub fn inode_numbers(&self, ve: VeId) -> impl Iterator<Item = Result<Ino, MetaError>> {
-        self.keyed(INODES, ve).map(|row| row.map(|(ino, _)| ino))
+        self.keyed(INODES, ve, keys::ve(ve).to_vec()).map(|row| row.map(|(ino, ..)| ino))
     }
 
     /// Inodes that were removed and not yet forgotten when the VE was last in use.
@@ -249,13 +259,28 @@ impl Meta {
         ve: VeId,
         decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
     ) -> Result<Vec<(Ino, T)>, MetaError> {
-        let rows = self.keyed(table, ve);
-        rows.map(|row| row.and_then(|(ino, [key, value])| Ok((ino, decode(&key, &value)?)))).collect()
+        self.rows_from(table, ve, &keys::ve(ve), usize::MAX, decode)
     }
 
-    /// The rows of a VE in a table whose keys are inodes, with key and value.
-    fn keyed(&self, table: &'static str, ve: VeId) -> impl Iterator<Item = Result<KeyedRow, MetaError>> {
-        let start = keys::ve(ve);
+    fn rows_from<T>(
+        &self,
+        table: &'static str,
+        ve: VeId,
+        start: &[u8],
+        count: usize,
+        decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
+    ) -> Result<Vec<(Ino, T)>, MetaError> {
+        let decoded = |(ino, key, value): KeyedRow| Ok((ino, decode(&key, &value)?));
+        self.keyed(table, ve, start.to_vec()).take(count).map(|row| row.and_then(decoded)).collect()
+    }
+
+    /// The rows of a VE in a table whose keys are inodes, from a key on.
+    fn keyed(
+        &self,
+        table: &'static str,
+        ve: VeId,
+        start: Vec<u8>,
+    ) -> impl Iterator<Item = Result<KeyedRow, MetaError>> {
         let mut options = ReadOptions::default();
         if let Some(end) = keys::ve_end(ve) {
             options.set_iterate_upper_bound(end.to_vec());
@@ -264,7 +289,7 @@ impl Meta {
         self.db.iterator_cf_opt(self.table(table), options, mode).map(move |row| {
             let (key, value) = row?;
             let ino = keys::inode_of(&key).ok_or_else(|| damaged(table, &key, &"the key is no inode"))?;
-            Ok((ino, [key, value]))
+            Ok((ino, key, value))
         })
     }
 
@@ -296,6 +321,7 @@ impl Meta {
         for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE] {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
+        self.delete_all_seen(&mut batch, ve)?;
         self.write_durably(batch)
     }
 }

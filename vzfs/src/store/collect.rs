@@ -21,6 +21,8 @@
 //! - G4: a data file is stray when it is older than the session in which its volume is open, and has no record: files are made before their
 //!   records, so a younger one may be waiting for it.
 //! - G5: a tree or a record that cannot be read stops the collection before it removes anything: what it leads to would look unneeded.
+//! - G6: the records that the mark has read are durable before anything is removed, or a power cut could bring back an older record that still
+//!   needs it.
 //!
 //! # Who waits
 //! VEs work all the time. Imports, commits and the making of VEs wait for the mark, which reads the lists of blobs of all trees and all
@@ -102,6 +104,7 @@ impl Store {
         let trees = self.trees.list()?;
         events.progress(0, None, "trees", "marking");
         let needed = self.mark()?;
+        self.meta.sync()?;
         let mut report = GcReport { dry_run, kept_blobs: needed.blobs.len() as u64, ..GcReport::default() };
         for (key, record) in self.meta.list::<BaseRecord>(Table::Base)? {
             if !needed.trees.contains(&record.base) {

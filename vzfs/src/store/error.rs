@@ -240,6 +240,9 @@ pub enum StoreError {
     /// The whole store is being checked already.
     #[error("the store is being verified already")]
     Verifying,
+    /// Equal private files are being searched for already.
+    #[error("equal private files are being searched for already")]
+    Deduplicating,
     /// Data of a removed VE could not be deleted.
     #[error("cannot delete the data of VE {id}: {source}")]
     RemoveData {

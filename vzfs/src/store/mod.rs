@@ -26,6 +26,7 @@ mod bases;
 mod choice;
 mod collect;
 mod convert;
+mod dedup;
 mod difference;
 mod error;
 mod events;
@@ -42,6 +43,7 @@ mod space;
 pub mod stack;
 mod standing;
 mod templates;
+mod turns;
 mod verify;
 mod versions;
 mod ves;
@@ -61,9 +63,9 @@ pub use layout::FORMAT;
 pub use mounts::{Mounted, Mounter, UnmountError};
 pub use rebase::Rebase;
 pub use standing::{VeStanding, WayBack, WaysBack};
-pub use verify::Pace;
+pub use turns::Pace;
 
-use crate::api::{StackItem, StoreInfo, VerifyProgress};
+use crate::api::{DedupProgress, StackItem, StoreInfo, VerifyProgress};
 use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
@@ -71,6 +73,7 @@ use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
 use layout::Layout;
 use records::{TagRecord, TemplateRecord, VeRecord};
 use slot::Slot;
+use turns::Turns;
 
 /// An open store. Shared by all requests; every method may be called from any thread, and those that touch the disk block.
 pub struct Store {
@@ -91,12 +94,10 @@ pub struct Store {
     catalog: RwLock<Catalog>,
     /// Lock 5. Who has which mount point, or is about to.
     mountpoints: Mutex<HashMap<PathBuf, VeName>>,
-    /// Held for the time of a check of the whole store, before any other lock.
-    verifying: Mutex<()>,
-    /// Somebody waits for a scheduled check to give up.
-    verify_wanted: AtomicBool,
-    /// A leaf. How far that check is.
-    verify_progress: Mutex<Option<VerifyProgress>>,
+    /// Checks of the whole store. A turn is held before any other lock.
+    verifying: Turns<VerifyProgress>,
+    /// Searches for equal private files; the same.
+    deduplicating: Turns<DedupProgress>,
     /// Differences of bases. A leaf.
     deltas: rebase::Deltas,
     /// A leaf: nothing is taken under it. Bytes of content by base, which are asked for often and never change.
@@ -154,9 +155,8 @@ impl Store {
             building: Mutex::new(()),
             catalog: RwLock::new(Catalog::default()),
             mountpoints: Mutex::new(HashMap::new()),
-            verifying: Mutex::new(()),
-            verify_wanted: AtomicBool::new(false),
-            verify_progress: Mutex::new(None),
+            verifying: Turns::default(),
+            deduplicating: Turns::default(),
             deltas: rebase::Deltas::default(),
             base_bytes: Mutex::new(HashMap::new()),
             ways_back: Mutex::new(None),

@@ -15,6 +15,7 @@ use crate::types::{FileKind, IdShift, Ino, NameRef, TemplateRef};
 use crate::volume::{Rebased, Volume};
 
 mod care;
+mod dedup;
 mod versions;
 
 /// Mounts nothing; refuses to unmount gently while `busy`.

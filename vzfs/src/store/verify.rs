@@ -12,15 +12,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-use parking_lot::MutexGuard;
 
 use super::events::{Events, Step};
 use super::records::{BaseRecord, TemplateRecord, VeRecord};
 use super::rules::checked;
 use super::stack::build_base;
+use super::turns::{Pace, Pacer, Turn};
 use super::{Store, StoreError, difference};
 use crate::api::{
     DamageUser, DamagedThing, StoreDamage, StoreVerifyReport, VerifyProgress, VerifyStatus, VerifyStore,
@@ -37,40 +34,8 @@ use crate::types::{Digest, Timestamp, VeId};
 const LAST_REPORT: &str = "verified";
 /// What stands in place of a path for the archive of what a template was built of.
 pub(super) const RECIPE: &[u8] = b"(recipe)";
-/// How long a scheduled check may take to give up: the time of reading one blob.
-const GIVING_UP: Duration = Duration::from_secs(60);
-
-/// How fast a check may read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Pace {
-    /// As fast as the disk gives it.
-    Full,
-    /// At most so many bytes a second, on average.
-    BytesPerSecond(u64),
-}
-
-/// Keeps a check to its pace.
-struct Pacer {
-    pace: Pace,
-    started: Instant,
-    bytes: u64,
-}
-
-impl Pacer {
-    fn new(pace: Pace) -> Pacer {
-        Pacer { pace, started: Instant::now(), bytes: 0 }
-    }
-
-    /// Waits until so many more bytes are allowed.
-    fn read(&mut self, bytes: u64) {
-        /// No sleep is longer, so that an end of the daemon is noticed.
-        const LONGEST: Duration = Duration::from_millis(500);
-        self.bytes += bytes;
-        let Pace::BytesPerSecond(rate) = self.pace else { return };
-        let due = Duration::from_secs_f64(self.bytes as f64 / rate.max(1) as f64);
-        std::thread::sleep(due.saturating_sub(self.started.elapsed()).min(LONGEST));
-    }
-}
+/// The check that goes on.
+type Running<'a> = Turn<'a, VerifyProgress>;
 
 /// What is damaged, before it is known who is touched.
 type Damage = BTreeMap<Digest, (DamagedThing, String)>;
@@ -91,8 +56,8 @@ impl Store {
             return Err(StoreError::Path { what, path, why: "it is not absolute" });
         }
         let scheduled = pace != Pace::Full;
-        let _one_at_a_time = self.begin_verifying(scheduled)?;
-        let running = Running::start(self, scheduled);
+        let progress = VerifyProgress { started: Timestamp::now(), scheduled, done_bytes: 0, total_bytes: 0 };
+        let running = self.verifying.begin(pace, progress).ok_or(StoreError::Verifying)?;
         let (mut report, damage) = self.read_all(pace, events, &running)?;
         let mut repaired = HashSet::new();
         if let Some(source) = request.repair.as_ref().filter(|_| !damage.is_empty()) {
@@ -118,33 +83,18 @@ impl Store {
         Ok(report)
     }
 
-    /// Waits for a turn. Somebody who waits for the result goes before a scheduled check, which gives up.
-    fn begin_verifying(&self, scheduled: bool) -> Result<MutexGuard<'_, ()>, StoreError> {
-        if let Some(free) = self.verifying.try_lock() {
-            return Ok(free);
-        }
-        if scheduled || !self.verify_progress.lock().is_some_and(|running| running.scheduled) {
-            return Err(StoreError::Verifying);
-        }
-        self.verify_wanted.store(true, Ordering::SeqCst);
-        let turn = self.verifying.try_lock_for(GIVING_UP);
-        self.verify_wanted.store(false, Ordering::SeqCst);
-        turn.ok_or(StoreError::Verifying)
-    }
-
     /// An end for a check whose daemon is ending, or that somebody else's goes before.
-    fn check_go_on(&self, pace: Pace) -> Result<(), StoreError> {
+    fn check_go_on(&self, running: &Running<'_>) -> Result<(), StoreError> {
         self.check_open()?;
-        if pace != Pace::Full && self.verify_wanted.load(Ordering::SeqCst) {
-            return Err(StoreError::Verifying);
-        }
-        Ok(())
+        if running.must_end() { Err(StoreError::Verifying) } else { Ok(()) }
     }
 
     /// The check that runs, and what the last one found.
     pub fn verify_status(&self) -> Result<VerifyStatus, StoreError> {
-        let running = *self.verify_progress.lock();
-        Ok(VerifyStatus { running, last: self.meta.get(Table::Setting, LAST_REPORT)? })
+        Ok(VerifyStatus {
+            running: self.verifying.running(),
+            last: self.meta.get(Table::Setting, LAST_REPORT)?,
+        })
     }
 
     fn read_all(
@@ -153,7 +103,7 @@ impl Store {
         events: &dyn Events,
         running: &Running<'_>,
     ) -> Result<(StoreVerifyReport, Damage), StoreError> {
-        let mut pacer = Pacer::new(pace);
+        let pacer = Pacer::new(pace);
         let mut report = StoreVerifyReport { started: Timestamp::now(), ..StoreVerifyReport::default() };
         let mut damage = Damage::new();
         let mut unreadable = Vec::new();
@@ -166,7 +116,7 @@ impl Store {
             damage.insert(digest, (DamagedThing::Tree, error.to_string()));
         }
         for digest in self.trees.list()? {
-            self.check_go_on(pace)?;
+            self.check_go_on(running)?;
             match self.trees.open(&digest).and_then(|tree| tree.validate().map(|()| tree)) {
                 Ok(tree) => {
                     report.trees += 1;
@@ -187,12 +137,12 @@ impl Store {
         blobs.sort_unstable();
         let total_bytes = blobs.iter().map(|(_, size)| size).sum();
         let step = Step::new(events, "bytes", "verifying", Some(total_bytes));
-        running.set(0, total_bytes);
+        running.tell(|progress| progress.total_bytes = total_bytes);
         for (digest, size) in blobs {
-            self.check_go_on(pace)?;
+            self.check_go_on(running)?;
             let mut read = |bytes| {
                 // Otherwise the blob is read to its end without waiting, and then the check ends.
-                if self.check_go_on(pace).is_ok() {
+                if self.check_go_on(running).is_ok() {
                     pacer.read(bytes);
                 }
             };
@@ -209,7 +159,7 @@ impl Store {
                 }
             }
             step.add(size);
-            running.add(size);
+            running.tell(|progress| progress.done_bytes += size);
         }
         step.finish();
         // A template may have been removed, and its blobs collected, while this went on.
@@ -374,34 +324,5 @@ impl Store {
             }
         }
         Ok(())
-    }
-}
-
-/// Shows a running check in [`Store::verify_status`] until it is dropped.
-struct Running<'a>(&'a Store);
-
-impl<'a> Running<'a> {
-    fn start(store: &'a Store, scheduled: bool) -> Running<'a> {
-        *store.verify_progress.lock() =
-            Some(VerifyProgress { started: Timestamp::now(), scheduled, done_bytes: 0, total_bytes: 0 });
-        Running(store)
-    }
-
-    fn set(&self, done_bytes: u64, total_bytes: u64) {
-        if let Some(progress) = &mut *self.0.verify_progress.lock() {
-            (progress.done_bytes, progress.total_bytes) = (done_bytes, total_bytes);
-        }
-    }
-
-    fn add(&self, bytes: u64) {
-        if let Some(progress) = &mut *self.0.verify_progress.lock() {
-            progress.done_bytes += bytes;
-        }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        *self.0.verify_progress.lock() = None;
     }
 }

@@ -71,6 +71,19 @@ pub fn map_file(file: &File) -> io::Result<memmap2::Mmap> {
 /// # Errors
 /// The filesystem has no leases.
 pub fn is_open_for_writing(file: &File) -> io::Result<bool> {
+    is_lease_refused(file, libc::F_RDLCK)
+}
+
+/// Whether a file is open anywhere else than through `file`, or mapped, or run as a program: such a file is refused a write lease. `file` must
+/// be open for reading only.
+///
+/// # Errors
+/// The filesystem has no leases.
+pub fn is_open_elsewhere(file: &File) -> io::Result<bool> {
+    is_lease_refused(file, libc::F_WRLCK)
+}
+
+fn is_lease_refused(file: &File, kind: libc::c_int) -> io::Result<bool> {
     /// `asm-generic/fcntl.h`; the crate libc does not have it.
     const F_SETSIG: libc::c_int = 10;
     let fcntl = |command: libc::c_int, argument: libc::c_int| {
@@ -78,9 +91,9 @@ pub fn is_open_for_writing(file: &File) -> io::Result<bool> {
         let result = unsafe { libc::fcntl(file.as_raw_fd(), command, argument) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     };
-    // Who opens the file for writing in the moment of the lease waits for its end, and we would be sent SIGIO, which kills; SIGURG is ignored.
+    // Who opens the file in the moment of the lease waits for its end, and we would be sent SIGIO, which kills; SIGURG is ignored.
     fcntl(F_SETSIG, libc::SIGURG)?;
-    match fcntl(libc::F_SETLEASE, libc::F_RDLCK) {
+    match fcntl(libc::F_SETLEASE, kind) {
         Ok(()) => fcntl(libc::F_SETLEASE, libc::F_UNLCK).map(|()| false),
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(true),
         Err(error) => Err(error),
@@ -114,6 +127,21 @@ mod tests {
         // SAFETY: nobody else changes the scratch file.
         let map = unsafe { memmap2::MmapMut::map_mut(&writer) }.expect("map");
         drop(writer);
+        assert!(ask());
+        drop(map);
+        assert!(!ask());
+    }
+    #[test]
+    fn a_file_that_is_read_or_mapped_for_reading_counts_as_open_elsewhere() {
+        let path = tempfile::NamedTempFile::new_in("/var/tmp").expect("scratch file").into_temp_path();
+        std::fs::write(&path, [1; 4096]).expect("write");
+        let ask = || is_open_elsewhere(&File::open(&path).expect("open")).expect("leases");
+        assert!(!ask());
+        let reader = File::open(&path).expect("open");
+        assert!(ask());
+        // SAFETY: nobody changes the scratch file.
+        let map = unsafe { memmap2::Mmap::map(&reader) }.expect("map");
+        drop(reader);
         assert!(ask());
         drop(map);
         assert!(!ask());

@@ -48,6 +48,8 @@ const MAX_HELD_FILES: usize = 1024;
 pub(super) struct Opens {
     by_ino: HashMap<Ino, OpenInode>,
     held: usize,
+    /// Operations that are changing the data file of an inode, which need not be open.
+    changing: HashMap<Ino, u32>,
 }
 
 struct OpenInode {
@@ -63,6 +65,11 @@ impl Opens {
     /// Whether an inode is open.
     pub(super) fn has(&self, ino: Ino) -> bool {
         self.by_ino.contains_key(&ino)
+    }
+
+    /// Whether an operation may be about to change an inode's data file.
+    pub(super) fn is_changing(&self, ino: Ino) -> bool {
+        self.changing.contains_key(&ino)
     }
 
     fn held_file(&self, ino: Ino) -> Option<Arc<File>> {
@@ -108,6 +115,24 @@ impl Opens {
         if open.handles == 0 {
             self.held -= usize::from(open.file.is_some());
             self.by_ino.remove(&ino);
+        }
+    }
+}
+
+/// Keeps the data file of an inode where it is, for an operation that changes it without holding `names`.
+pub(super) struct Changing<'v> {
+    volume: &'v Volume,
+    ino: Ino,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut opens = self.volume.opens.lock();
+        if let Some(count) = opens.changing.get_mut(&self.ino) {
+            *count -= 1;
+            if *count == 0 {
+                opens.changing.remove(&self.ino);
+            }
         }
     }
 }
@@ -334,9 +359,16 @@ impl Volume {
         io: impl FnOnce(&File) -> std::io::Result<T>,
         what: &'static str,
     ) -> Result<T> {
+        let _changing = self.changing(ino);
         self.copy_up(ino, None)?;
         let file = self.current_file(ino)?;
         io(&file).map_err(VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve)))
+    }
+
+    /// Begins an operation that changes the content of a file.
+    pub(super) fn changing(&self, ino: Ino) -> Changing<'_> {
+        *self.opens.lock().changing.entry(ino).or_insert(0) += 1;
+        Changing { volume: self, ino }
     }
 
     /// The file under an inode now, whether or not it is open.
@@ -371,6 +403,8 @@ impl Volume {
                 .update(ino, |volume, record, now| volume.set_times(record, None, Some(now)))
                 .map(drop);
         }
+        // Up to the end, where the times of the data file are set.
+        let _changing = self.changing(ino);
         if !self.copy_up(ino, Some(size))? {
             self.with_data(ino, |file| file.set_len(size), "truncate")?;
         }

@@ -70,6 +70,19 @@ impl DataFolder {
         asked.map_err(self.failed("ask for writers of", id))
     }
 
+    /// Opens the file to look at its content; its times stay as they are.
+    pub(super) fn open_unnoticed(&self, id: u64) -> Result<File, VolumeError> {
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NOATIME);
+        options.open(self.file(id)).map_err(self.failed("open", id))
+    }
+
+    /// Whether any process, the kernel for a program in the VE included, has the file open or mapped, other than through `file`. When it
+    /// cannot be told: yes.
+    pub(super) fn is_open_elsewhere(file: &File) -> bool {
+        sys::is_open_elsewhere(file).unwrap_or(true)
+    }
+
     pub(super) fn stat(&self, id: u64) -> Result<HostStat, VolumeError> {
         fs::metadata(self.file(id)).map(|meta| HostStat::of(&meta)).map_err(self.failed("stat", id))
     }

@@ -7,6 +7,7 @@
 //! - *Pin*: give a base inode a private record that says the same, with private entries for all its names.
 //! - *Copy-up*: give a pinned file a data file of its own in place of the blob.
 //! - *Relabel*: give all names of a file that is open on its blob to a new inode that has its own data file (see `content`).
+//! - *Give up*: drop a data file whose content is a blob (see `dedup`): the inverse of copy-up.
 //! - *Orphan*: an inode without names that the kernel still knows. It works until it is forgotten.
 //!
 //! # Invariants
@@ -32,6 +33,7 @@ mod check;
 mod clock;
 mod content;
 mod data;
+mod dedup;
 mod error;
 mod joined;
 mod names;
@@ -50,6 +52,7 @@ use parking_lot::{Mutex, RwLock};
 pub use attrs::{SetAttr, SetTime, XattrMode};
 pub use changes::{ChangeKind, Visitor, VolumeChange, VolumeSource};
 pub use content::{FallocateMode, OpenFile, Sharing};
+pub use dedup::{GivenUp, MIN_QUIET, Print, QuietFile, QuietPage, QuietRule, Unfit};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use readdir::DirEntry;

@@ -10,20 +10,20 @@ use crate::store::records::BaseRecord;
 use crate::types::Ino;
 use crate::volume::{Caller, NewNode, SetAttr};
 
-fn collect(store: &Store) -> GcReport {
+pub(super) fn collect(store: &Store) -> GcReport {
     store.collect(GcRequest { dry_run: false }, &()).expect("collects")
 }
 
-fn volume_of(store: &Store, ve: &str) -> Arc<Volume> {
+pub(super) fn volume_of(store: &Store, ve: &str) -> Arc<Volume> {
     store.volume(&store.slot(&ve_name(ve)).expect("there")).expect("opens")
 }
 
-fn at(volume: &Volume, path: &str) -> Ino {
+pub(super) fn at(volume: &Volume, path: &str) -> Ino {
     volume.resolve(path.as_bytes()).expect("resolves").expect("there")
 }
 
 /// Everything that records lead to is there and undamaged.
-fn assert_whole(store: &Store) {
+pub(super) fn assert_whole(store: &Store) {
     let needed = store.mark().expect("every needed tree is there");
     for digest in &needed.trees {
         store.trees.open(digest).expect("there").validate().expect("valid");
@@ -383,7 +383,9 @@ fn damaged_trees_are_named_and_repaired() {
 fn one_check_at_a_time_and_none_of_a_relative_source() {
     let place = Place::new();
     let store = store_with_templates(&place);
-    let running = store.verifying.lock();
+    let progress =
+        VerifyProgress { started: Timestamp::now(), scheduled: false, done_bytes: 0, total_bytes: 0 };
+    let running = store.verifying.begin(Pace::Full, progress).expect("nobody checks it");
     let again = store.verify_store(&VerifyStore::default(), Pace::Full, &());
     assert!(matches!(again, Err(StoreError::Verifying)));
     drop(running);

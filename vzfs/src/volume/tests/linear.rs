@@ -54,6 +54,8 @@ enum Act {
     Read,
     /// Closes the handle.
     Close,
+    /// Gives the data file up for a blob, if nobody uses it.
+    Dedup(Place),
 }
 
 /// One call of the volume.
@@ -74,6 +76,7 @@ enum Call {
     Release(Ino),
     Write(Ino, u64, u8),
     Read(Ino),
+    Dedup(Ino),
 }
 
 /// What a call told.
@@ -84,6 +87,7 @@ enum Told {
     /// Number, kind, permissions, links, size of a file.
     Attr(Ino, FileKind, u16, u32, u64),
     Bytes(Vec<u8>),
+    GivenUp(bool),
     Names(BTreeMap<Vec<u8>, Ino>),
 }
 
@@ -101,6 +105,7 @@ fn size_of(kind: FileKind, size: u64) -> u64 {
 
 /// A thread at work.
 struct Worker<'w> {
+    blobs: &'w BlobStore,
     volume: &'w Volume,
     dirs: [Ino; DIRS as usize],
     clock: &'w AtomicU64,
@@ -248,6 +253,12 @@ impl Worker<'_> {
                 };
                 self.call(Call::Read(ino), read, |bytes| Told::Bytes(bytes.clone())).map(drop)
             }
+            Act::Dedup(place) => {
+                let ino = self.lookup(place)?;
+                let dedup = |worker: &Self| give_up(worker.blobs, worker.volume, ino, || {});
+                let told = |given: &std::result::Result<GivenUp, Unfit>| Told::GivenUp(given.is_ok());
+                self.call(Call::Dedup(ino), dedup, told).map(drop)
+            }
             Act::Close => {
                 if let Some((ino, _)) = self.handle.take() {
                     self.close(ino);
@@ -268,6 +279,8 @@ struct State {
     on_blob: BTreeSet<Id>,
     /// Open handles on blobs.
     readers: BTreeMap<Id, u32>,
+    /// All open handles.
+    handles: BTreeMap<Id, u32>,
 }
 
 impl State {
@@ -403,6 +416,7 @@ impl State {
                 } else if self.on_blob.contains(&id) {
                     *self.readers.entry(id).or_insert(0) += 1;
                 }
+                *self.handles.entry(id).or_insert(0) += 1;
                 nothing
             }
             Call::Release(ino) => {
@@ -410,12 +424,29 @@ impl State {
                 if let Some(readers) = self.readers.get_mut(&id) {
                     *readers = readers.saturating_sub(1);
                 }
+                if let Some(handles) = self.handles.get_mut(&id) {
+                    *handles = handles.saturating_sub(1);
+                }
                 nothing
             }
             Call::Write(ino, offset, byte) => {
                 let id = self.id(ino)?;
                 self.model.write(id, offset, &[byte; WORD as usize], true);
                 nothing
+            }
+            Call::Dedup(ino) => {
+                // It may always be left alone; but only what nobody uses is given up. It may have got its data file from an open that then found it
+                // given up, and began anew.
+                if *noted == Ok(Told::GivenUp(true)) {
+                    let id = self.id(ino)?;
+                    let unused = self.handles.get(&id).is_none_or(|handles| *handles == 0);
+                    let is_file = self.model.thing(id).kind == FileKind::File;
+                    if !unused || !is_file || self.model.nlink(id) == 0 {
+                        return Err("given up".to_owned());
+                    }
+                    self.on_blob.insert(id);
+                }
+                noted.clone()
             }
             Call::Read(ino) => Ok(Told::Bytes(self.model.thing(self.id(ino)?).bytes.clone())),
         }
@@ -498,8 +529,8 @@ fn run(store: &Store, programs: &[Vec<Act>]) {
         let spawn = |program: &'_ Vec<Act>| {
             let program = program.clone();
             scope.spawn(move || {
-                let mut worker =
-                    Worker { volume, dirs: [Ino::ROOT, dir], clock, events: Vec::new(), handle: None };
+                let (blobs, dirs) = (&*store.blobs, [Ino::ROOT, dir]);
+                let mut worker = Worker { blobs, volume, dirs, clock, events: Vec::new(), handle: None };
                 barrier.wait();
                 for act in &program {
                     // A refusal is a result like any other.
@@ -521,6 +552,7 @@ fn run(store: &Store, programs: &[Vec<Act>]) {
         model,
         dirs,
         readers: BTreeMap::new(),
+        handles: BTreeMap::new(),
     };
     let shown = shown_by_volume(volume);
     if !explained(&events, 0, &state, &shown, &mut HashSet::new()) {
@@ -557,6 +589,7 @@ fn programs() -> impl Strategy<Value = Vec<Vec<Act>>> {
         3 => place().prop_map(Act::Open),
         3 => Just(Act::Read),
         1 => Just(Act::Close),
+        3 => place().prop_map(Act::Dedup),
     ];
     vec(vec(act, 3..=5), 2..=4)
 }

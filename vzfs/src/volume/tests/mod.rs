@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::blobs::Batch;
+use crate::blobs::{Batch, Summary, summarize_file};
 use crate::tree::{Content, Meta as TreeMeta, TreeBuilder};
 use crate::types::Digest;
 
 mod attributes;
+mod dedup;
 mod joined;
 mod linear;
 mod model;
@@ -163,6 +164,53 @@ fn list(volume: &Volume, dir: Ino, chunk: usize) -> Vec<(Vec<u8>, Ino)> {
             return found;
         }
     }
+}
+
+/// Whatever its size, and however short ago it was changed: tests do not wait. What else keeps a changed file apart, its times, is finer than that
+/// since Linux 6.13.
+const ANY: QuietRule = QuietRule { min_bytes: 0, before: Timestamp { secs: i64::MAX, nanos: 0 } };
+
+/// Reads a file and publishes its content, as `store` does it before it gives the data file up.
+fn publish(
+    blobs: &BlobStore,
+    volume: &Volume,
+    ino: Ino,
+) -> Result<std::result::Result<(QuietFile, Summary), Unfit>> {
+    let file = match volume.quiet_file(ino, &ANY)? {
+        Some(Ok(file)) => file,
+        Some(Err(unfit)) => return Ok(Err(unfit)),
+        None => return Ok(Err(Unfit::Changed)),
+    };
+    let opened = match volume.open_quiet(&file)? {
+        Ok(opened) => opened,
+        Err(unfit) => return Ok(Err(unfit)),
+    };
+    let content = summarize_file(&opened, &mut |_| true).expect("read").expect("all of it");
+    let batch = blobs.batch();
+    let is_published = file.is_still(&opened)?
+        && (batch.has(&content.digest)?
+            || batch.add_hashed(&opened, &content.digest, &mut |_| true)?.is_some());
+    batch.commit()?;
+    Ok(if is_published { Ok((file, content)) } else { Err(Unfit::Changed) })
+}
+
+/// Gives a file's data file up for a blob; `meanwhile` comes between the reading and the exchange.
+fn give_up(
+    blobs: &BlobStore,
+    volume: &Volume,
+    ino: Ino,
+    meanwhile: impl FnOnce(),
+) -> Result<std::result::Result<GivenUp, Unfit>> {
+    let (file, content) = match publish(blobs, volume, ino)? {
+        Ok(published) => published,
+        Err(unfit) => return Ok(Err(unfit)),
+    };
+    meanwhile();
+    let given = volume.give_up(&file, content.digest, content.allocated_bytes)?;
+    if given.is_ok() {
+        volume.remove_stray(file.data)?;
+    }
+    Ok(given)
 }
 
 const FILE: NewNode<'static> = NewNode::new(FileKind::File, 0o644);

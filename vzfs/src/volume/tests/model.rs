@@ -79,6 +79,19 @@ pub(super) enum Op {
     ReadDir { dir: usize, chunk: usize },
     Reopen,
     Forget { node: usize },
+    Dedup { node: usize, meanwhile: Meanwhile },
+}
+
+/// What happens while a file is given up for a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meanwhile {
+    Nothing,
+    /// Somebody has it open.
+    Open(bool, Sharing),
+    /// Somebody writes, once, and is gone.
+    Write(u8),
+    /// The daemon dies, before the exchange or after it, but before the data file is removed.
+    Crash(bool),
 }
 
 const NAMES: u8 = 5;
@@ -150,6 +163,17 @@ pub(super) fn any_op() -> impl Strategy<Value = Op> {
         2 => (index(), 1usize..4).prop_map(|(dir, chunk)| Op::ReadDir { dir, chunk }),
         1 => Just(Op::Reopen),
         2 => index().prop_map(|node| Op::Forget { node }),
+        4 => (index(), meanwhiles()).prop_map(|(node, meanwhile)| Op::Dedup { node, meanwhile }),
+    ]
+}
+
+fn meanwhiles() -> impl Strategy<Value = Meanwhile> {
+    prop_oneof![
+        6 => Just(Meanwhile::Nothing),
+        1 => (any::<bool>(), select(vec![Sharing::Passthrough, Sharing::Served]))
+            .prop_map(|(write, sharing)| Meanwhile::Open(write, sharing)),
+        1 => (0u8..3).prop_map(Meanwhile::Write),
+        1 => any::<bool>().prop_map(Meanwhile::Crash),
     ]
 }
 
@@ -681,11 +705,67 @@ impl Pair<'_> {
                 self.scene.reopen();
                 (0..model.things.len()).for_each(|id| model.forget(id));
             }
+            Op::Dedup { node, meanwhile } => {
+                let id = model.pick(node, false);
+                self.dedup(id, meanwhile);
+            }
             Op::Forget { node } => {
                 let id = model.pick(node, false);
                 volume.forget(self.inos[&id]).expect("forget");
                 model.forget(id);
             }
+        }
+    }
+
+    /// Gives a file up for a blob, or tries to: nothing shows but what somebody writes meanwhile.
+    fn dedup(&mut self, id: Id, meanwhile: Meanwhile) {
+        let (ino, volume, blobs) = (self.inos[&id], &self.scene.volume, &self.scene.store.blobs);
+        let shown = |volume: &Volume| Attr { blocks: 0, ..volume.attr(ino).expect("attr") };
+        let is_file = self.model.things[id].kind == FileKind::File;
+        let handle = match meanwhile {
+            Meanwhile::Open(write, sharing) if is_file => {
+                volume.open_file(ino, write, sharing).expect("open");
+                self.model.things[id].touched |= write;
+                Some(sharing)
+            }
+            _ => None,
+        };
+        let before = shown(volume);
+        if let Meanwhile::Crash(exchanged) = meanwhile {
+            let published = publish(blobs, volume, ino).expect("publishes or leaves alone");
+            let mut given = None;
+            if let (Ok((file, content)), true) = (published, exchanged) {
+                let done = volume.give_up(&file, content.digest, content.allocated_bytes);
+                given = done.expect("nothing fails").is_ok().then_some(file);
+            }
+            self.scene.reopen();
+            (0..self.model.things.len()).for_each(|id| self.model.forget(id));
+            if let Some(file) = given {
+                let strays = self.volume().stray_files().expect("lists");
+                assert!(strays.iter().any(|(data, _)| *data == file.data), "{strays:?}");
+                self.volume().remove_stray(file.data).expect("removes");
+            }
+            assert_eq!(shown(self.volume()), before);
+            return;
+        }
+        let mut wrote = false;
+        let given = give_up(blobs, volume, ino, || {
+            if let Meanwhile::Write(byte) = meanwhile {
+                volume.write(ino, 1, &[byte], true).expect("write");
+                wrote = true;
+            }
+        });
+        let given = given.expect("gives up or leaves alone");
+        if let Some(sharing) = handle {
+            assert!(given.is_err(), "it was open");
+            volume.release(ino, sharing);
+        }
+        if wrote {
+            assert_eq!(given.err(), Some(Unfit::Changed));
+            let Meanwhile::Write(byte) = meanwhile else { return };
+            self.model.write(id, 1, &[byte], true);
+        } else {
+            assert_eq!(shown(volume), before);
         }
     }
 

@@ -103,8 +103,19 @@ impl Before {
         let shows = view(volume);
         let is_owned = |ino: Ino| {
             let record = volume.meta.inode(volume.ve, ino).expect("read");
-            let data = record.is_some_and(|record| matches!(record.content, PrivateContent::Data { .. }));
-            ino.is_private() || data
+            let is_in_base = |digest: &[u8; 32]| {
+                let base = volume.base().node(ino).map(|view| view.content());
+                base.is_none_or(|content| {
+                    matches!(content, ContentRef::Blob { digest: base, .. } if base.as_bytes() == digest)
+                })
+            };
+            let own = record.is_some_and(|record| match record.content {
+                PrivateContent::Data { .. } => true,
+                // What was given up for a blob.
+                PrivateContent::Blob { digest, .. } => !is_in_base(&digest),
+                _ => false,
+            });
+            ino.is_private() || own
         };
         let owned =
             shows.iter().filter(|(_, seen)| is_owned(seen.ino)).map(|(path, _)| path.clone()).collect();
