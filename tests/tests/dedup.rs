@@ -143,7 +143,8 @@ fn equal_files_are_kept_once(fs: HostFs) {
     let started = Instant::now();
     let done = dedup(&host, &[]);
     let took = started.elapsed();
-    for field in ["files", "shared_files", "freed_bytes", "new_blobs", "new_blob_bytes", "saved_bytes"] {
+    // All but how many files were looked at: what the first VE's made shared is none to look at in the second.
+    for field in ["shared_files", "freed_bytes", "new_blobs", "new_blob_bytes", "saved_bytes"] {
         assert_eq!(done[field], dry[field], "{field}: {done}");
     }
     assert_eq!(number(&done, "hashed_files"), 0, "the dry run has read them: {done}");
@@ -193,13 +194,11 @@ fn equal_files_are_kept_once(fs: HostFs) {
 }
 
 #[test]
-#[ignore = "has not come to its end yet: its making of files was mended and not run since"]
 fn equal_files_are_kept_once_on_xfs() {
     equal_files_are_kept_once(HostFs::Xfs);
 }
 
 #[test]
-#[ignore = "has not come to its end yet: its making of files was mended and not run since"]
 fn equal_files_are_kept_once_on_ext4() {
     equal_files_are_kept_once(HostFs::Ext4);
 }
