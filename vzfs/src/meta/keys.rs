@@ -6,6 +6,7 @@
 //! | entries | VE (4), directory (8), name hash (8), name |
 //! | counters | VE (4) |
 //! | outcomes | VE (4), place (8) |
+//! | removals | VE (4), data file (8) |
 
 use crate::types::{Ino, NameRef, VeId};
 
@@ -42,8 +43,16 @@ pub(super) fn outcome(ve: VeId, place: u64) -> [u8; DIRECTORY_BYTES] {
     numbered(ve, place)
 }
 
+pub(super) fn data_file(ve: VeId, id: u64) -> [u8; DIRECTORY_BYTES] {
+    numbered(ve, id)
+}
+
+pub(super) fn number_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
+}
+
 pub(super) fn inode_of(key: &[u8]) -> Option<Ino> {
-    Ino::new(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
+    Ino::new(number_of(key)?)
 }
 
 pub(super) fn entry(ve: VeId, dir: Ino, name: NameRef<'_>) -> Vec<u8> {

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
 use super::{
-    COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, Table, damaged, keys, synced,
+    COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, REMOVALS, Table, damaged, keys,
+    synced,
 };
 use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
@@ -280,7 +281,7 @@ impl Meta {
         let start = keys::ve(ve);
         let end = keys::ve_end(ve).map_or_else(|| vec![0xff; 32], Vec::from);
         let mut batch = WriteBatch::default();
-        for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE] {
+        for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, REMOVALS] {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
         Ok(self.db.write_opt(batch, &synced())?)
