@@ -20,6 +20,8 @@
 //!   things, and the next collection finds the rest.
 //! - G4: a data file is stray when it is older than the session in which its volume is open, and has no record: files are made before their
 //!   records, so a younger one may be waiting for it.
+//! - G6: what the mark saw is durable before anything is removed. A VE's own records may have changed a moment ago, and a power failure must not bring
+//!   back one that needs what was removed.
 //! - G5: a tree or a record that cannot be read stops the collection before it removes anything: what it leads to would look unneeded.
 //!
 //! # Who waits
@@ -102,6 +104,7 @@ impl Store {
         let trees = self.trees.list()?;
         events.progress(0, None, "trees", "marking");
         let needed = self.mark()?;
+        self.meta.sync()?;
         let mut report = GcReport { dry_run, kept_blobs: needed.blobs.len() as u64, ..GcReport::default() };
         for (key, record) in self.meta.list::<BaseRecord>(Table::Base)? {
             if !needed.trees.contains(&record.base) {
@@ -227,7 +230,10 @@ impl Store {
                 Err(StoreError::VeRemoving(_)) => continue,
                 Err(error) => return Err(error),
             };
-            for (file, bytes) in volume.stray_files().map_err(failed)? {
+            let stray = volume.stray_files().map_err(failed)?;
+            // As for the rest (G6): the records that they had may have gone a moment ago.
+            self.meta.sync()?;
+            for (file, bytes) in stray {
                 report.files += 1;
                 report.file_bytes += bytes;
                 if !report.dry_run {
