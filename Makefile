@@ -11,16 +11,19 @@ CARGO ?= $(shell command -v cargo || echo "$${CARGO_HOME:-$$HOME/.cargo}/bin/car
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # How long `make fuzz` works on each target; the tests do so for a few seconds.
 SECONDS ?= 60
+# How long `make torture` goes on.
+MINUTES ?= 10
 PREFIX ?= /usr/local
 DESTDIR ?=
 SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
 
-.PHONY: help build demo test unit e2e suites-long fuzz lint bench install uninstall clean
+.PHONY: help build demo test unit e2e suites-long torture fuzz lint bench install uninstall clean
 
 help:
 	@sed -n '1,4s/^# \?//p' Makefile
 	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean, and"
 	@echo "      suites-long (long forms of tests, among them the suites that others wrote: over an hour)"
+	@echo "      torture MINUTES=n (power failures, kills, full disks; doc/TORTURE.md)"
 	@echo "      fuzz SECONDS=n (n seconds of fuzzing for each target; doc/FUZZING.md)"
 
 build:
@@ -58,6 +61,12 @@ suites-long:
 	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
 	VZFS_SUITES=long $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress --test large_directories -- --show-output
+
+# Faults until the time is over or something is lost. A failure says with which SEED and SCENARIO it comes again.
+torture:
+	scripts/setup build run test
+	$(CARGO) build --locked -p vzfs -p vzfs-tools -p vzfs-tests --bins
+	"$(TARGET)/debug/torture" $(if $(SEED),--seed $(SEED),--minutes $(MINUTES)) $(SCENARIO)
 
 # Every target's corpus, and then new inputs; with the pinned compiler.
 fuzz:

@@ -12,7 +12,7 @@ use vzfs::blobs::BlobStore;
 use vzfs::meta::Meta;
 use vzfs::tree::{TreeImage, TreeStore};
 use vzfs::types::VeId;
-use vzfs::volume::Volume;
+use vzfs::volume::{PrivateData, Volume};
 
 /// Folders of the source tree.
 pub const FOLDERS: usize = 100;
@@ -81,7 +81,9 @@ impl Bench {
         trees.put(&image).expect("the tree is legal");
         let base = trees.open(&image.digest).expect("it is there");
         let meta = Arc::new(Meta::open(&at("meta")).expect("a database can be made"));
-        let volume = Volume::open(VeId(1), base, meta, blobs, &at("data")).expect("a volume can be opened");
+        let data = PrivateData::open(&at("data"), Arc::clone(&meta)).expect("a new database has no removals");
+        let volume =
+            Volume::open(VeId(1), base, meta, blobs, Arc::new(data)).expect("a volume can be opened");
         Bench { volume, _scratch: scratch }
     }
 }

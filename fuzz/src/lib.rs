@@ -14,7 +14,7 @@ use vzfs::meta::Meta;
 use vzfs::store::{BoxError, Mounted, Mounter};
 use vzfs::tree::{Content, ContentRef, Meta as TreeMeta, Target, Tree, TreeBuilder, WalkEntry};
 use vzfs::types::{FileKind, IdShift, Ino, NameRef, VeId, VeName};
-use vzfs::volume::{Volume, VolumeError};
+use vzfs::volume::{PrivateData, Volume, VolumeError};
 
 /// The folder for files of this process, empty. `scripts/fuzz` names one in memory and removes it afterwards.
 pub fn scratch() -> PathBuf {
@@ -62,7 +62,8 @@ impl World {
     /// The VE's volume on the base.
     pub fn open(&self, ve: VeId) -> Result<Volume, VolumeError> {
         let (base, meta, blobs) = (Arc::clone(&self.base), Arc::clone(&self.meta), Arc::clone(&self.blobs));
-        let volume = Volume::open(ve, base, meta, blobs, &self.dir.join("data"))?;
+        let data = Arc::new(PrivateData::open(&self.dir.join("data"), Arc::clone(&meta))?);
+        let volume = Volume::open(ve, base, meta, blobs, data)?;
         // As for a mount of which the kernel knows nothing any more.
         volume.free_orphans(|_| false)?;
         Ok(volume)

@@ -33,6 +33,7 @@ for _ in 1 2 3; do
         umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null
     done
 done
+losetup --noheadings --output NAME,BACK-FILE | awk -v dir="$dir/" 'index($2, dir) == 1 { print $1 }' | xargs -r losetup --detach
 rm -rf --one-file-system "$dir"
 "#;
 
@@ -54,11 +55,13 @@ pub struct Setup {
     pub size_mib: u64,
     /// More arguments for the daemon.
     pub daemon_args: Vec<String>,
+    /// A block device with a filesystem of that kind on it, in place of an image.
+    pub device: Option<PathBuf>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { fs: HostFs::Xfs, size_mib: 12 * 1024, daemon_args: Vec::new() }
+        Setup { fs: HostFs::Xfs, size_mib: 12 * 1024, daemon_args: Vec::new(), device: None }
     }
 }
 
@@ -126,6 +129,9 @@ impl Host {
     fn make_disk(&self) {
         let (image, disk) = (self.scratch.join("image"), self.disk());
         fs::create_dir(&disk).expect("the scratch folder is writable");
+        if self.setup.device.is_some() {
+            return self.mount_disk();
+        }
         let file = File::create(&image).expect("the scratch folder is writable");
         file.set_len(self.setup.size_mib << 20).expect("a sparse file can be made");
         drop(file);
@@ -139,7 +145,13 @@ impl Host {
     }
 
     fn mount_disk(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).arg(self.scratch.join("image")).arg(self.disk()));
+        match &self.setup.device {
+            Some(device) => run(Command::new("mount").args(["-o", "noatime"]).arg(device).arg(self.disk())),
+            None => run(Command::new("mount")
+                .args(["-o", "loop"])
+                .arg(self.scratch.join("image"))
+                .arg(self.disk())),
+        };
     }
 
     /// Where the host's filesystem is: the store's parent.
@@ -238,6 +250,15 @@ impl Host {
         pid
     }
 
+    /// Waits until the supervisor has another daemon than this one, and it answers.
+    pub fn wait_for_another(&self, killed: u32) {
+        let begin = Instant::now();
+        while self.daemon_pid() == killed || self.vzfs(["store", "info"]).code != 0 {
+            assert!(begin.elapsed() < DAEMON_PATIENCE, "no other daemon comes:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Asks the daemon to end, and waits for it.
     pub fn stop(&self) {
         self.end(Signal::TERM);
@@ -270,11 +291,21 @@ impl Host {
     /// A power cut and the start after it: the disk has what was synced, and of the rest what happened to be written. No file of a VE may be
     /// open.
     pub fn cut_power(&self) {
+        self.power_off();
+        self.power_on();
+    }
+
+    /// The first half: afterwards nothing is mounted and nothing runs.
+    pub fn power_off(&self) {
         // From then on the filesystem writes nothing more, not even its log.
         run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.disk()));
         self.kill();
         let unmount = "awk -v d=\"$1/\" 'index($2, d) == 1 { print $2 }' /proc/self/mounts | xargs -r umount -l; umount \"$1\"";
         host_sh(unmount, [self.disk()]);
+    }
+
+    /// The second half.
+    pub fn power_on(&self) {
         self.mount_disk();
         self.start();
     }
@@ -407,8 +438,11 @@ fn guard(scratch: &Path) -> (Child, ChildStdin) {
 pub fn binary(name: &str) -> PathBuf {
     let folder = std::env::var_os("VZFS_BIN_DIR").map_or_else(
         || {
-            let test = std::env::current_exe().expect("a process knows its program");
-            test.parent().and_then(Path::parent).expect("tests are in target/PROFILE/deps").to_owned()
+            let program = std::env::current_exe().expect("a process knows its program");
+            let folder = program.parent().expect("a program is in a folder");
+            // Tests are in target/PROFILE/deps, programs one above.
+            let above = folder.parent().filter(|_| folder.ends_with("deps"));
+            above.unwrap_or(folder).to_owned()
         },
         PathBuf::from,
     );

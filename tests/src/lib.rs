@@ -23,6 +23,7 @@ pub mod sample;
 pub mod semantics;
 pub mod suites;
 pub mod tiny;
+pub mod torture;
 
 pub use host::{Host, HostFs, Setup};
 pub use outcome::Outcome;

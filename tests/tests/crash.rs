@@ -4,169 +4,20 @@
 
 #![allow(clippy::panic)]
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+
 use std::time::{Duration, Instant};
 
-use rustix::fs::XattrFlags;
 use vzfs_tests::Host;
 use vzfs_tests::host::Setup;
 use vzfs_tests::measure::{ms, report};
+use vzfs_tests::torture::load::{kill_again_and_again, under_load};
+use vzfs_tests::torture::program::Program;
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// A program in a VE: it does one operation after the other, each of which fails if it is carried out twice or not at all, and knows what its folder must
-/// hold.
-struct Program {
-    folder: PathBuf,
-    template: PathBuf,
-    files: BTreeMap<String, Vec<u8>>,
-    /// Open files without a name, with their content.
-    nameless: Vec<(File, Vec<u8>)>,
-    state: u64,
-    count: u64,
-    slowest: Duration,
-}
-
-impl Program {
-    fn new(root: &Path, seed: u64) -> Program {
-        let folder = root.join("work");
-        fs::create_dir(&folder).expect("mkdir");
-        Program {
-            folder,
-            template: root.join("var/lib/app/data"),
-            files: BTreeMap::new(),
-            nameless: Vec::new(),
-            state: seed,
-            count: 0,
-            slowest: Duration::ZERO,
-        }
-    }
-
-    fn random(&mut self, below: u64) -> u64 {
-        self.state =
-            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.state >> 33) % below
-    }
-
-    fn some_file(&mut self) -> Option<String> {
-        let at = self.random(self.files.len().max(1) as u64) as usize;
-        self.files.keys().nth(at).cloned()
-    }
-
-    fn run(mut self, stop: &AtomicBool) -> Program {
-        while !stop.load(Ordering::Relaxed) {
-            let begin = Instant::now();
-            let operation = self.random(12);
-            if let Err(error) = self.step(operation) {
-                panic!("{}: operation {operation}, the {}th: {error}", self.folder.display(), self.count);
-            }
-            self.slowest = self.slowest.max(begin.elapsed());
-            self.count += 1;
-        }
-        self
-    }
-
-    fn step(&mut self, operation: u64) -> std::io::Result<()> {
-        let new = format!("f{}", self.count);
-        let path = self.folder.join(&new);
-        let old = self.some_file();
-        let old_path = old.as_ref().map(|old| self.folder.join(old));
-        match (operation, old, old_path) {
-            (0 | 1, ..) => {
-                let content = format!("content of {new}").into_bytes();
-                File::create_new(&path)?.write_all(&content)?;
-                self.files.insert(new, content);
-            }
-            (2, Some(old), Some(from)) => {
-                fs::rename(from, path)?;
-                let content = self.files.remove(&old).expect("known");
-                self.files.insert(new, content);
-            }
-            (3, Some(old), Some(from)) => {
-                fs::hard_link(&from, &path)?;
-                fs::remove_file(from)?;
-                let content = self.files.remove(&old).expect("known");
-                self.files.insert(new, content);
-            }
-            (4, Some(old), Some(from)) => {
-                fs::remove_file(from)?;
-                self.files.remove(&old);
-            }
-            (5, ..) => {
-                fs::create_dir(&path)?;
-                fs::create_dir(path.join("inner"))?;
-                fs::remove_dir(path.join("inner"))?;
-                fs::remove_dir(path)?;
-            }
-            (6, Some(old), Some(from)) => {
-                OpenOptions::new().append(true).open(from)?.write_all(b", more")?;
-                self.files.get_mut(&old).expect("known").extend_from_slice(b", more");
-            }
-            (7, Some(old), Some(from)) => {
-                assert_eq!(fs::read(from)?, self.files[&old]);
-            }
-            (8, ..) => {
-                std::os::unix::fs::symlink("somewhere", &path)?;
-                assert_eq!(fs::read_link(&path)?, Path::new("somewhere"));
-                fs::remove_file(path)?;
-            }
-            (9, Some(_), Some(from)) => {
-                rustix::fs::setxattr(&from, "user.once", b"v", XattrFlags::CREATE)?;
-                rustix::fs::removexattr(&from, "user.once")?;
-            }
-            (10, ..) => {
-                let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
-                fs::remove_file(&path)?;
-                let content = format!("nameless {new}").into_bytes();
-                file.write_all(&content)?;
-                self.nameless.push((file, content));
-                if self.nameless.len() > 8 {
-                    let at = self.random(8) as usize;
-                    let (file, content) = self.nameless.swap_remove(at);
-                    check_nameless(file, &content)?;
-                }
-            }
-            _ => {
-                assert_eq!(fs::metadata(&self.template)?.len(), 3_000_000);
-                let mut listed: Vec<_> = fs::read_dir(&self.folder)?
-                    .map(|entry| Ok(entry?.file_name().into_string().expect("text")))
-                    .collect::<std::io::Result<_>>()?;
-                listed.sort();
-                assert!(listed.iter().eq(self.files.keys()), "{listed:?} is not {:?}", self.files.keys());
-            }
-        }
-        Ok(())
-    }
-
-    /// What is there at the end is what the operations left.
-    fn check(self) {
-        for (file, content) in self.nameless {
-            check_nameless(file, &content).expect("still open");
-        }
-        let listed = fs::read_dir(&self.folder).expect("listed").count();
-        assert_eq!(listed, self.files.len(), "{}", self.folder.display());
-        for (name, content) in &self.files {
-            let path = self.folder.join(name);
-            assert_eq!(&fs::read(&path).expect("read"), content, "{}", path.display());
-            assert_eq!(fs::metadata(&path).expect("stat").nlink(), 1);
-        }
-    }
-}
-
-fn check_nameless(mut file: File, content: &[u8]) -> std::io::Result<()> {
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut text)?;
-    assert_eq!(text, content);
-    assert_eq!(file.metadata()?.nlink(), 0);
-    Ok(())
 }
 
 fn data_files(host: &Host) -> usize {
@@ -178,27 +29,8 @@ fn killed_under_load(host: &Host) {
     let (kills, ves) = (setting("VZFS_CRASHES", 12), setting("VZFS_CRASH_VES", 6));
     let names: Vec<String> = (0..ves).map(|number| format!("w{number}")).collect();
     host.mounted("sample", &names.iter().map(String::as_str).collect::<Vec<_>>());
-    let stop = AtomicBool::new(false);
-    let programs: Vec<Program> = std::thread::scope(|scope| {
-        let start = |(seed, name): (usize, &String)| {
-            let program = Program::new(&host.root(name), seed as u64);
-            scope.spawn(|| program.run(&stop))
-        };
-        let threads: Vec<_> = names.iter().enumerate().map(start).collect();
-        for round in 0..kills {
-            // From the middle of the next daemon's start to long after it.
-            std::thread::sleep(Duration::from_millis([5, 150, 700][round % 3]));
-            let killed = host.kill_daemon();
-            while host.daemon_pid() == killed {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            if threads.iter().any(std::thread::ScopedJoinHandle::is_finished) {
-                break;
-            }
-        }
-        std::thread::sleep(Duration::from_millis(500));
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().map(|thread| thread.join().expect("a program saw an error")).collect()
+    let programs = under_load(host, &names, 0, |failed| {
+        kill_again_and_again(host, kills, failed);
     });
     let operations: u64 = programs.iter().map(|program| program.count).sum();
     let slowest = programs.iter().map(|program| program.slowest).max().unwrap_or_default();
@@ -217,8 +49,14 @@ fn killed_under_load(host: &Host) {
         host.vzfs(["ve", "umount", name]).ok();
         host.vzfs(["ve", "mount", name]).ok();
     }
-    let left = data_files(host);
     let in_the_making = kills * ves * std::thread::available_parallelism().map_or(1, usize::from);
+    // Removed files go a moment later, when that is durable.
+    let begin = Instant::now();
+    let mut left = data_files(host);
+    while left > files + in_the_making && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(50));
+        left = data_files(host);
+    }
     assert!((files..=files + in_the_making).contains(&left), "{left} data files for {files} files");
     report("data files left by kills", left - files);
 }

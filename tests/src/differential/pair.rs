@@ -63,7 +63,7 @@ impl Ground {
     pub fn new(fs: HostFs, passthrough: bool) -> Ground {
         let off = ["--passthrough", "off"].map(str::to_owned);
         let daemon_args = if passthrough { Vec::new() } else { off.to_vec() };
-        let host = Host::with(Setup { fs, size_mib: 2048, daemon_args });
+        let host = Host::with(Setup { fs, size_mib: 2048, daemon_args, ..Setup::default() });
         run(Command::new("mount").args(["-o", "remount,noatime"]).arg(host.disk()));
         let source = host.disk().join("tree");
         tree::make(&source);

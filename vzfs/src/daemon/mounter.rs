@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::fuse::{self, FuseError, Mount, MountOptions, Passthrough};
+use crate::fuse::{self, FuseError, Herald, Mount, MountOptions, Passthrough};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
 use crate::types::{IdShift, Ino, VeId, VeName};
@@ -63,13 +63,15 @@ impl Mounter for FuseMounter {
         mountpoint: &Path,
         id_shift: Option<IdShift>,
     ) -> Result<Box<dyn Mounted>, BoxError> {
+        let (id, supervisor) = (volume.ve(), self.supervisor.clone());
+        let notifies = supervisor.clone().filter(|link| link.notifies());
         let options = MountOptions {
             ve_name: ve.clone(),
             passthrough: self.passthrough,
             threads: self.threads,
             shift: id_shift,
+            herald: notifies.map(|link| Arc::new(BySupervisor { link, ve: id }) as Arc<dyn Herald>),
         };
-        let (id, supervisor) = (volume.ve(), self.supervisor.clone());
         if let Some(mount) = self.take_over(&volume, id, mountpoint, &options) {
             return Ok(Box::new(FuseMounted { mount, id, supervisor }));
         }
@@ -84,6 +86,19 @@ impl Mounter for FuseMounter {
                 Err(cause(error))
             }
         }
+    }
+}
+
+/// Has the supervisor write a mount's notices.
+#[derive(Debug)]
+struct BySupervisor {
+    link: Arc<Link>,
+    ve: VeId,
+}
+
+impl Herald for BySupervisor {
+    fn write(&self, notices: Vec<Vec<u8>>) {
+        self.link.notify(self.ve, notices);
     }
 }
 

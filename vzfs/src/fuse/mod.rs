@@ -32,3 +32,4 @@ mod running;
 mod writers;
 
 pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};
+pub use notices::Herald;

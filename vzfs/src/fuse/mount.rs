@@ -22,7 +22,7 @@ use super::device;
 use super::dispatch::{Dispatch, Parts};
 use super::ledger::Ledger;
 use super::locks;
-use super::notices::Notices;
+use super::notices::{Herald, Notices};
 use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Volume};
@@ -51,6 +51,8 @@ pub struct MountOptions {
     pub threads: usize,
     /// Which ids of the host stand for the VE's.
     pub shift: Option<IdShift>,
+    /// Who writes notices that may wait; this process itself without one.
+    pub herald: Option<Arc<dyn Herald>>,
 }
 
 /// What the kernel agreed to, known when there is a session.
@@ -241,7 +243,7 @@ fn start(
     let mut config = Config::default();
     config.n_threads = Some(agreed.threads);
     let session = device::session(dispatch, &device, &agreed.init, new, config)?;
-    notices.attach(session.notifier());
+    notices.attach(session.notifier(), options.herald.clone());
     agreed.passthrough = negotiated.passthrough.load(Ordering::Acquire);
     if !new {
         device::resume(&device)?;

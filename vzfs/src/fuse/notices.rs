@@ -1,4 +1,7 @@
 //! Telling the kernel to ask again.
+//!
+//! A notice of a name or of a directory's content waits for locks in the kernel, and nothing ends that wait but the answers that their holders
+//! wait for. So such notices are written by a [`Herald`] if there is one: another process, so that this one can be killed meanwhile.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,17 +14,31 @@ use tracing::{debug, warn};
 use crate::types::{Ino, Name};
 use crate::volume::Relabelled;
 
+/// `FUSE_NOTIFY_INVAL_INODE` and `FUSE_NOTIFY_INVAL_ENTRY` (linux/fuse.h).
+const INVAL_INODE: i32 = 2;
+const INVAL_ENTRY: i32 = 3;
+
+/// Writes notices to the kernel in place of this process.
+pub trait Herald: Send + Sync + std::fmt::Debug {
+    /// Writes them one after the other; returns when that is done.
+    fn write(&self, notices: Vec<Vec<u8>>);
+}
+
 /// Sends invalidations, never from a thread that serves requests: the kernel may hold locks that such a request waits for.
 #[derive(Default)]
 pub(super) struct Notices {
     notifier: OnceLock<Notifier>,
+    herald: OnceLock<Arc<dyn Herald>>,
     sending: Mutex<()>,
 }
 
 impl Notices {
     /// Names the session to notify; before that, the kernel has cached nothing.
-    pub(super) fn attach(&self, notifier: Notifier) {
+    pub(super) fn attach(&self, notifier: Notifier, herald: Option<Arc<dyn Herald>>) {
         let _only_once = self.notifier.set(notifier);
+        if let Some(herald) = herald {
+            let _only_once = self.herald.set(herald);
+        }
     }
 
     /// Makes the kernel ask again for the names and inodes that `changed` gives, and runs `then`. Rare (a relabel), so a thread of its own costs nothing
@@ -38,12 +55,8 @@ impl Notices {
             {
                 let _one_at_a_time = notices.sending.lock();
                 let Relabelled { inodes, names, dirs } = changed();
-                for dir in dirs {
-                    notices.forget_inode(dir, 0);
-                }
-                for (dir, name) in names {
-                    notices.forget_name(dir, &name);
-                }
+                notices.forget_listings(dirs.into_iter());
+                notices.forget_names(names.iter());
                 for ino in inodes {
                     notices.forget_attr(ino);
                 }
@@ -64,14 +77,24 @@ impl Notices {
         dirs: impl Iterator<Item = Ino>,
     ) {
         let _one_at_a_time = self.sending.lock();
-        for dir in dirs {
-            self.forget_inode(dir, 0);
-        }
+        self.forget_listings(dirs);
         for ino in inodes {
             self.forget_attr(ino);
         }
-        for (dir, name) in names {
-            self.forget_name(*dir, name);
+        self.forget_names(names);
+    }
+
+    fn forget_names<'a>(&self, names: impl Iterator<Item = &'a (Ino, Name)>) {
+        match self.herald.get() {
+            Some(herald) => herald.write(names.map(|(dir, name)| entry_notice(*dir, name)).collect()),
+            None => names.for_each(|(dir, name)| self.forget_name(*dir, name)),
+        }
+    }
+
+    fn forget_listings(&self, dirs: impl Iterator<Item = Ino>) {
+        match self.herald.get() {
+            Some(herald) => herald.write(dirs.map(listing_notice).collect()),
+            None => dirs.for_each(|dir| self.forget_inode(dir, 0)),
         }
     }
 
@@ -97,4 +120,30 @@ impl Notices {
             debug!(%error, "invalidation of an inode was refused");
         }
     }
+}
+
+/// Forget a name: the directory, the length of the name, no flags, the name and a zero byte.
+fn entry_notice(dir: Ino, name: &Name) -> Vec<u8> {
+    let name = name.as_bytes();
+    // A name has at most 255 bytes.
+    let len = (name.len() as u32).to_ne_bytes();
+    notice(INVAL_ENTRY, &[&dir.get().to_ne_bytes(), &len, &[0; 4], name, &[0]])
+}
+
+/// Forget an inode's attributes and all its cached content: from offset 0, to the end.
+fn listing_notice(dir: Ino) -> Vec<u8> {
+    notice(INVAL_INODE, &[&dir.get().to_ne_bytes(), &[0; 8], &[0; 8]])
+}
+
+/// The header of a notice (32 bits of length, 32 bits of code, 64 bits of zero), and its body.
+fn notice(code: i32, body: &[&[u8]]) -> Vec<u8> {
+    const HEADER_BYTES: usize = 16;
+    let len = HEADER_BYTES + body.iter().map(|part| part.len()).sum::<usize>();
+    let mut bytes = Vec::with_capacity(len);
+    // Some hundreds of bytes.
+    bytes.extend_from_slice(&(len as u32).to_ne_bytes());
+    bytes.extend_from_slice(&code.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 8]);
+    body.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
 }

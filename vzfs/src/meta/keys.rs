@@ -6,7 +6,7 @@
 //! | entries | VE (4), directory (8), name hash (8), name |
 //! | counters | VE (4) |
 //! | outcomes | VE (4), place (8) |
-//! | seen | VE (4), data file (8) |
+//! | removals, seen | VE (4), data file (8) |
 //! | seen digests | digest (32), VE (4), data file (8) |
 
 use crate::types::{Ino, NameRef, VeId};
@@ -44,21 +44,25 @@ pub(super) fn outcome(ve: VeId, place: u64) -> [u8; DIRECTORY_BYTES] {
     numbered(ve, place)
 }
 
-pub(super) fn seen(ve: VeId, data: u64) -> [u8; DIRECTORY_BYTES] {
-    numbered(ve, data)
+pub(super) fn data_file(ve: VeId, id: u64) -> [u8; DIRECTORY_BYTES] {
+    numbered(ve, id)
 }
 
 pub(super) fn seen_digest(digest: &[u8], ve: VeId, data: u64) -> Vec<u8> {
-    [digest, &seen(ve, data)].concat()
+    [digest, &data_file(ve, data)].concat()
 }
 
 /// Takes the key of a data file apart.
-pub(super) fn seen_parts(key: &[u8]) -> Option<(VeId, u64)> {
-    Some((ve_of(key)?, u64::from_be_bytes(key.get(4..)?.try_into().ok()?)))
+pub(super) fn data_file_of(key: &[u8]) -> Option<(VeId, u64)> {
+    Some((ve_of(key)?, number_of(key)?))
+}
+
+fn number_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
 }
 
 pub(super) fn inode_of(key: &[u8]) -> Option<Ino> {
-    Ino::new(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
+    Ino::new(number_of(key)?)
 }
 
 pub(super) fn entry(ve: VeId, dir: Ino, name: NameRef<'_>) -> Vec<u8> {

@@ -16,6 +16,7 @@ mod keys;
 mod once;
 mod private;
 mod record;
+mod removals;
 mod seen;
 
 use std::collections::HashMap;
@@ -62,6 +63,14 @@ pub enum MetaError {
     Exhausted(VeId),
 }
 
+impl MetaError {
+    /// Whether the disk is full. RocksDB keeps the host's errno only in its text.
+    pub fn is_full(&self) -> bool {
+        let text = self.to_string();
+        text.contains("No space left") || text.contains("Disk quota exceeded")
+    }
+}
+
 /// The tables of the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
@@ -103,11 +112,12 @@ const INODES: &str = "inodes";
 const ENTRIES: &str = "entries";
 const ORPHANS: &str = "orphans";
 const COUNTERS: &str = "counters";
+const REMOVALS: &str = "removals";
 const OUTCOMES_TABLE: &str = "outcomes";
 const SEEN: &str = "seen";
 const SEEN_DIGESTS: &str = "seen-digests";
 
-/// Memory for unflushed writes of one table. Eight tables, two buffers each at most: 128 MiB in the worst case for all VEs together.
+/// Memory for unflushed writes of one table. Nine tables, two buffers each at most: 144 MiB in the worst case for all VEs together.
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Memory for cached blocks of all tables together.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
@@ -139,7 +149,8 @@ impl Meta {
         options.set_max_open_files(256);
         options.set_max_background_jobs(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;
-        let tables = [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, SEEN, SEEN_DIGESTS];
+        let tables =
+            [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, REMOVALS, SEEN, SEEN_DIGESTS];
         let tables = tables.map(|name| {
             let mut blocks = BlockBasedOptions::default();
             blocks.set_block_cache(&cache);

@@ -7,7 +7,9 @@ use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, Wr
 use serde::Serialize;
 
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
-use super::{COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, Table, damaged, keys};
+use super::{
+    COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, REMOVALS, Table, damaged, keys,
+};
 use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
 /// The writes of one filesystem operation, applied together or not at all.
@@ -318,7 +320,7 @@ impl Meta {
         let start = keys::ve(ve);
         let end = keys::ve_end(ve).map_or_else(|| vec![0xff; 32], Vec::from);
         let mut batch = WriteBatch::default();
-        for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE] {
+        for table in [INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, REMOVALS] {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
         self.delete_all_seen(&mut batch, ve)?;

@@ -47,7 +47,7 @@ impl Seen {
 impl Meta {
     /// What is known of a data file.
     pub fn seen(&self, ve: VeId, data: u64) -> Result<Option<Seen>, MetaError> {
-        let row = self.db.get_pinned_cf(self.table(SEEN), keys::seen(ve, data))?;
+        let row = self.db.get_pinned_cf(self.table(SEEN), keys::data_file(ve, data))?;
         Ok(row.and_then(|row| Seen::decode(&row)))
     }
 
@@ -55,7 +55,7 @@ impl Meta {
     pub fn put_seen(&self, ve: VeId, data: u64, seen: &Seen) -> Result<(), MetaError> {
         let mut batch = WriteBatch::default();
         self.delete_seen(&mut batch, ve, data)?;
-        batch.put_cf(self.table(SEEN), keys::seen(ve, data), seen.encode());
+        batch.put_cf(self.table(SEEN), keys::data_file(ve, data), seen.encode());
         batch.put_cf(self.table(SEEN_DIGESTS), keys::seen_digest(&seen.digest, ve, data), b"");
         Ok(self.db.write(batch)?)
     }
@@ -71,7 +71,7 @@ impl Meta {
         if let Some(before) = self.seen(ve, data)? {
             batch.delete_cf(self.table(SEEN_DIGESTS), keys::seen_digest(&before.digest, ve, data));
         }
-        batch.delete_cf(self.table(SEEN), keys::seen(ve, data));
+        batch.delete_cf(self.table(SEEN), keys::data_file(ve, data));
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Meta {
         let start = keys::ve(ve);
         for row in self.db.iterator_cf(self.table(SEEN), IteratorMode::From(&start, Direction::Forward)) {
             let (key, _) = row?;
-            match keys::seen_parts(&key) {
+            match keys::data_file_of(&key) {
                 Some((of, data)) if of == ve => self.delete_seen(batch, ve, data)?,
                 _ => break,
             }
@@ -94,7 +94,7 @@ impl Meta {
         let mut found = Vec::new();
         for row in self.db.iterator_cf(self.table(SEEN_DIGESTS), start).take(count) {
             let (key, _) = row?;
-            let Some(file) = key.strip_prefix(digest.as_bytes()).and_then(keys::seen_parts) else { break };
+            let Some(file) = key.strip_prefix(digest.as_bytes()).and_then(keys::data_file_of) else { break };
             found.push(file);
         }
         Ok(found)
@@ -102,12 +102,12 @@ impl Meta {
 
     /// The data files of a VE of which something is known, from `from` on, at most `count`.
     pub fn seen_from(&self, ve: VeId, from: u64, count: usize) -> Result<Vec<u64>, MetaError> {
-        let start = keys::seen(ve, from);
+        let start = keys::data_file(ve, from);
         let rows = self.db.iterator_cf(self.table(SEEN), IteratorMode::From(&start, Direction::Forward));
         let mut found = Vec::new();
         for row in rows.take(count) {
             let (key, _) = row?;
-            match keys::seen_parts(&key) {
+            match keys::data_file_of(&key) {
                 Some((of, data)) if of == ve => found.push(data),
                 _ => break,
             }

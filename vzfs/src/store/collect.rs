@@ -230,7 +230,10 @@ impl Store {
                 Err(StoreError::VeRemoving(_)) => continue,
                 Err(error) => return Err(error),
             };
-            for (file, bytes) in volume.stray_files().map_err(failed)? {
+            let stray = volume.stray_files().map_err(failed)?;
+            // As for the rest (G6): the records that they had may have gone a moment ago.
+            self.meta.sync()?;
+            for (file, bytes) in stray {
                 report.files += 1;
                 report.file_bytes += bytes;
                 if !report.dry_run {

@@ -43,6 +43,7 @@ mod space;
 pub mod stack;
 mod standing;
 mod templates;
+mod tidy;
 mod turns;
 mod verify;
 mod versions;
@@ -70,9 +71,11 @@ use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
 use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
+use crate::volume::PrivateData;
 use layout::Layout;
 use records::{TagRecord, TemplateRecord, VeRecord};
 use slot::Slot;
+use tidy::Tidier;
 use turns::Turns;
 
 /// An open store. Shared by all requests; every method may be called from any thread, and those that touch the disk block.
@@ -82,6 +85,8 @@ pub struct Store {
     trees: TreeStore,
     blobs: Arc<BlobStore>,
     meta: Arc<Meta>,
+    data: Arc<PrivateData>,
+    _tidier: Tidier,
     started: Timestamp,
     closing: AtomicBool,
     /// Lock 0. One garbage collection at a time.
@@ -142,12 +147,16 @@ impl Store {
         let trees = TreeStore::at(&layout.trees())?;
         let meta = Arc::new(Meta::open(&layout.meta())?);
         layout.write_format()?;
+        let data = Arc::new(PrivateData::open(&layout.data(), Arc::clone(&meta))?);
+        let tidier = Tidier::start(&data).map_err(StoreError::io("start a thread for", &layout.dir))?;
         let store = Store {
             layout,
             mounter,
             trees,
             blobs,
             meta,
+            data,
+            _tidier: tidier,
             started: Timestamp::now(),
             closing: AtomicBool::new(false),
             collecting: Mutex::new(()),

@@ -141,7 +141,7 @@ impl Store {
                 tracing::error!(%error, "a mount is left behind");
             }
         }
-        if let Err(error) = self.meta.sync() {
+        if let Err(error) = self.data.settle().and_then(|_| self.meta.sync()) {
             tracing::error!(%error, "cannot sync the database");
         }
     }
@@ -258,7 +258,7 @@ impl Store {
         }
         let base = self.trees.open(&record.base)?;
         let retired = record.retired.iter().map(|base| self.trees.open(base)).collect::<Result<_, _>>()?;
-        let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), &self.layout.data());
+        let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), self.data.clone());
         let volume = volume
             .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
         let volume = Arc::new(volume.with_retired(retired));

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 
@@ -18,7 +19,14 @@ pub struct Link {
     channel: Channel,
     held: Mutex<HashMap<VeId, (PathBuf, Kept)>>,
     restarts: u64,
+    notifies: bool,
+    /// Who waits for notices to be written, by number.
+    notified: Mutex<HashMap<u64, mpsc::Sender<()>>>,
+    next_number: AtomicU64,
 }
+
+/// Bytes of notices in one report; in JSON each takes up to four.
+const NOTICES_BYTES: usize = 8 << 10;
 
 /// What the daemon does when its supervisor says so.
 pub struct Orders<L, R, E> {
@@ -46,8 +54,15 @@ impl Link {
                     let kept = Kept { device, ledger, agreed: holding.agreed };
                     held.insert(holding.ve, (holding.mountpoint, kept));
                 }
-                (Order::AllHeld { restarts }, _) => {
-                    return Ok(Arc::new(Link { channel, held: Mutex::new(held), restarts }));
+                (Order::AllHeld { restarts, notifies }, _) => {
+                    return Ok(Arc::new(Link {
+                        channel,
+                        held: Mutex::new(held),
+                        restarts,
+                        notifies,
+                        notified: Mutex::default(),
+                        next_number: AtomicU64::new(0),
+                    }));
                 }
                 (order, _) => return Err(io::Error::other(format!("unexpected order {order:?}"))),
             }
@@ -84,6 +99,30 @@ impl Link {
         self.channel.send(&Report::Keep(holding), &[kept.device.as_fd(), kept.ledger.as_fd()])
     }
 
+    /// Whether the supervisor writes notices: one of an older version does not.
+    pub fn notifies(&self) -> bool {
+        self.notifies
+    }
+
+    /// Has the supervisor write notices to a VE's connection; returns when they are written, or nobody will.
+    pub fn notify(&self, ve: VeId, notices: Vec<Vec<u8>>) {
+        let mut notices = notices.into_iter().peekable();
+        while notices.peek().is_some() {
+            let (mut part, mut bytes) = (Vec::new(), 0);
+            while let Some(notice) = notices.next_if(|next| bytes == 0 || bytes + next.len() <= NOTICES_BYTES)
+            {
+                bytes += notice.len();
+                part.push(notice);
+            }
+            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+            let (sender, written) = mpsc::channel();
+            self.notified.lock().insert(number, sender);
+            self.report(&Report::Notify { ve, number, notices: part });
+            // An error when the supervisor is gone: then the mounts end.
+            let _ended = written.recv();
+        }
+    }
+
     /// Tells the supervisor something without descriptors.
     pub fn report(&self, report: &Report) {
         if let Err(error) = self.channel.send(report, &[]) {
@@ -102,6 +141,12 @@ impl Link {
         std::thread::Builder::new().name("supervised".to_owned()).spawn(move || {
             loop {
                 match link.channel.receive() {
+                    Ok(Some((Order::Notified(number), _))) => {
+                        if let Some(waiting) = link.notified.lock().remove(&number) {
+                            // It waits until this comes.
+                            let _ = waiting.send(());
+                        }
+                    }
                     Ok(Some((Order::Leave, _))) => (orders.leave)(),
                     Ok(Some((Order::Refused(why), _))) => (orders.refused)(why),
                     Ok(Some((order, _))) => tracing::warn!(?order, "an order at the wrong time"),
@@ -112,6 +157,7 @@ impl Link {
                     }
                 }
             }
+            link.notified.lock().clear();
             (orders.end)();
         })?;
         Ok(())

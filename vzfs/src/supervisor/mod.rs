@@ -8,6 +8,11 @@
 //! One `SOCK_SEQPACKET` socket, which is the daemon's standard input; one JSON message a packet, descriptors beside it ([`channel`]). The supervisor
 //! begins with a [`Order::Held`] for each mount and [`Order::AllHeld`]. Then the daemon reports ([`Report`]), and a packet that was sent is
 //! kept by the kernel even if its sender dies at once.
+//!
+//! # Notices
+//! The kernel is told of changed names by a write that waits, unkillably, for the lock of a directory, and whoever has that lock may wait for an
+//! answer of the daemon. A daemon that is killed in such a write could not die, so that no other could give the answer. So it is the supervisor
+//! that writes ([`Report::Notify`]), in a thread for each such report.
 
 mod channel;
 mod link;
@@ -44,7 +49,12 @@ pub enum Order {
     AllHeld {
         /// How often the daemon was started anew.
         restarts: u64,
+        /// [`Report::Notify`] is understood.
+        #[serde(default)]
+        notifies: bool,
     },
+    /// The notices of that number are written.
+    Notified(u64),
     /// Leave everything mounted and end: a successor is ready.
     Leave,
     /// There will be no successor, for this reason.
@@ -64,4 +74,13 @@ pub enum Report {
     Failed(String),
     /// Please replace this daemon by a new one.
     Replace,
+    /// Write these notices to a VE's connection, one after the other, and say so.
+    Notify {
+        /// The VE.
+        ve: VeId,
+        /// Which answer belongs to it.
+        number: u64,
+        /// What is written.
+        notices: Vec<Vec<u8>>,
+    },
 }

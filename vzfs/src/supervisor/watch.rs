@@ -134,7 +134,7 @@ fn start(program: &Program, held: &Held, restarts: u64) -> io::Result<Daemon> {
         // A daemon that dies while it is told is started again.
         let _ = ours.send(&Order::Held(holding.clone()), &[device.as_fd(), ledger.as_fd()]);
     }
-    let _ = ours.send(&Order::AllHeld { restarts }, &[]);
+    let _ = ours.send(&Order::AllHeld { restarts, notifies: true }, &[]);
     let channel = Arc::new(ours);
     let reports = listen(Arc::clone(&channel), child.id())?;
     Ok(Daemon { child, channel, reports, ready: false, failed: None, leaving: false })
@@ -182,6 +182,10 @@ async fn obey(
         Report::Drop(ve) => {
             held.remove(&ve);
         }
+        Report::Notify { ve, number, notices } => {
+            let device = held.get(&ve).and_then(|(_, [device, _])| device.try_clone().ok());
+            notify(device, notices, number, Arc::clone(&daemon.channel));
+        }
         Report::Ready => daemon.ready = true,
         Report::Failed(why) => daemon.failed = Some(why),
         Report::Replace => {
@@ -197,6 +201,23 @@ async fn obey(
             };
             let _ = daemon.channel.send(&order, &[]);
         }
+    }
+}
+
+/// Writes notices in a thread of its own: it may have to wait for the daemon, or for the next.
+fn notify(device: Option<OwnedFd>, notices: Vec<Vec<u8>>, number: u64, channel: Arc<Channel>) {
+    let answer = Arc::clone(&channel);
+    let write = move || {
+        for notice in device.iter().flat_map(|device| notices.iter().map(move |notice| (device, notice))) {
+            // Refused when the kernel does not know the name, or the mount is gone.
+            let _ = rustix::io::write(notice.0, notice.1);
+        }
+        // One that died meanwhile asks no more.
+        let _ = channel.send(&Order::Notified(number), &[]);
+    };
+    if let Err(error) = std::thread::Builder::new().name("notices".to_owned()).spawn(write) {
+        error!(%error, "the kernel is not told of changed names");
+        let _ = answer.send(&Order::Notified(number), &[]);
     }
 }
 

@@ -255,9 +255,10 @@ impl Volume {
                 (Source { digest, size, named_in }, self.attr_of(ino, &node)?)
             };
             let id = self.new_number()?;
-            let copy = self.data.create(id)?;
+            let copy = self.all_data.make_room(|| self.data.create(id))?;
             let copied = self.blobs.open_blob(&source.digest).map_err(VolumeError::from).and_then(|blob| {
-                copy_content(&blob, &copy, source.size, resize.unwrap_or(source.size))?;
+                self.all_data
+                    .make_room(|| copy_content(&blob, &copy, source.size, resize.unwrap_or(source.size)))?;
                 set_times(&copy, Some(attr.atime), Some(attr.mtime))?;
                 self.install(ino, &source, id, copy, resize.is_some())
             });
@@ -356,13 +357,15 @@ impl Volume {
     fn with_data<T>(
         &self,
         ino: Ino,
-        io: impl FnOnce(&File) -> std::io::Result<T>,
+        mut io: impl FnMut(&File) -> std::io::Result<T>,
         what: &'static str,
     ) -> Result<T> {
         let _changing = self.changing(ino);
         self.copy_up(ino, None)?;
         let file = self.current_file(ino)?;
-        io(&file).map_err(VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve)))
+        self.all_data.make_room(|| {
+            io(&file).map_err(|error| VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve))(error))
+        })
     }
 
     /// Begins an operation that changes the content of a file.

@@ -170,6 +170,9 @@ pub(super) fn set_times(
 }
 
 /// Copies a blob, cut or extended to a new size: by sharing extents where the host can, else hole by hole within the kernel.
+///
+/// What is copied is durable on return: it takes the place of content that was. What is shared needs no sync, because it is durable already and the
+/// host's journal has the sharing before it has anything that is done later.
 pub(super) fn copy_content(from: &File, to: &File, size: u64, new_size: u64) -> Result<(), VolumeError> {
     let failed =
         |errno: rustix::io::Errno| VolumeError::io("copy a blob to a private data file")(errno.into());
@@ -186,7 +189,7 @@ pub(super) fn copy_content(from: &File, to: &File, size: u64, new_size: u64) -> 
         let start = match rustix::fs::seek(from, SeekFrom::Data(position)) {
             Ok(start) if start < wanted => start,
             // ENXIO: nothing but a hole up to the end.
-            Ok(_) | Err(rustix::io::Errno::NXIO) => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
             Err(rustix::io::Errno::INVAL) => position,
             Err(errno) => return Err(failed(errno)),
         };
@@ -202,7 +205,10 @@ pub(super) fn copy_content(from: &File, to: &File, size: u64, new_size: u64) -> 
         }
         position = end;
     }
-    Ok(())
+    if wanted == 0 {
+        return Ok(());
+    }
+    to.sync_data().map_err(|error| failed(errno_of(&error)))
 }
 
 fn errno_of(error: &io::Error) -> rustix::io::Errno {

@@ -99,6 +99,19 @@ fn shortened(path: &str) -> String {
 }
 
 impl VolumeError {
+    /// Whether the disk or somebody's share of it is full.
+    pub fn is_full(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            VolumeError::Io { source, .. } => full(source),
+            VolumeError::Blob(blob) => blob.io_error().is_some_and(full),
+            VolumeError::Meta(meta) => meta.is_full(),
+            _ => false,
+        }
+    }
+
     pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> VolumeError {
         let what = what.into();
         move |source| VolumeError::Io { what, source }

@@ -23,8 +23,14 @@
 //! file content is copied; `copying` (a stripe by inode) is taken before `names` and keeps two copy-ups of one file apart.
 //!
 //! # Failure
-//! Each operation is one atomic batch. A data file is made before the record that names it and removed after: a crash in between leaks a
-//! host file, never loses one.
+//! Each operation is one atomic batch. A data file is made before the record that names it, and what a copy-up copied is durable before it: a crash in
+//! between leaks a host file. A file is removed when the batch that took its record away is durable ([`PrivateData`]).
+//!
+//! # The host's filesystem
+//! When the power fails, the database's log is found as it was at some moment not before the last sync. What was done to the host's filesystem before
+//! a record was written must then be there too: its names and sizes must come back in the order in which they were changed. So it is on
+//! XFS and on ext4, whose journals are one log each. Content is the program's to sync, as on those: what a file got since its last fsync may be
+//! lost, and where it grew there may be zeros, never anything else.
 
 mod attrs;
 mod bases;
@@ -37,6 +43,7 @@ mod dedup;
 mod error;
 mod joined;
 mod names;
+mod private_data;
 mod readdir;
 mod rebase;
 #[cfg(test)]
@@ -55,6 +62,7 @@ pub use content::{FallocateMode, OpenFile, Sharing};
 pub use dedup::{GivenUp, MIN_QUIET, Print, QuietFile, QuietPage, QuietRule, Unfit};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
+pub use private_data::PrivateData;
 pub use readdir::DirEntry;
 pub use rebase::{Action, Edit, Hidden, Rebased};
 pub use usage::Usage;
@@ -153,6 +161,7 @@ pub struct Volume {
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
     data: DataFolder,
+    all_data: Arc<PrivateData>,
     clock: Clock,
     /// Taken first. See the locking rules above.
     names: RwLock<()>,
@@ -192,15 +201,13 @@ enum Node<'a> {
 }
 
 impl Volume {
-    /// Opens a VE's filesystem.
-    ///
-    /// `data` is the store's folder of private data; the VE's own is made below it when needed.
+    /// Opens a VE's filesystem. The VE's own folder of private data is made when needed.
     pub fn open(
         ve: VeId,
         base: Arc<Tree>,
         meta: Arc<Meta>,
         blobs: Arc<BlobStore>,
-        data: &Path,
+        data: Arc<PrivateData>,
     ) -> Result<Volume> {
         let first_number = meta.next_number(ve)?;
         let volume = Volume {
@@ -209,7 +216,8 @@ impl Volume {
             meta,
             first_number,
             blobs,
-            data: DataFolder::new(data, ve),
+            data: data.folder(ve),
+            all_data: data,
             names: RwLock::new(()),
             opens: Mutex::default(),
             clock: Clock::new(),
@@ -240,10 +248,7 @@ impl Volume {
 
     /// Removes all data files of a VE that is no more.
     pub fn remove_data(data: &Path, ve: VeId) -> std::io::Result<()> {
-        match std::fs::remove_dir_all(data.join(ve.to_string())) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        PrivateData::remove_all(data, ve)
     }
 
     /// With the bases that it had since it was mounted, if it still is: the kernel may know files of theirs.
@@ -494,22 +499,24 @@ impl Volume {
 
     /// Removes an inode for good if it has no name and no handle. The kernel has forgotten it, or a direct user has no more use for it.
     pub fn forget(&self, ino: Ino) -> Result<()> {
-        let data = {
-            let _exclusive = self.names.write();
-            if self.opens.lock().has(ino) {
-                return Ok(());
-            }
-            let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
-                return Ok(());
-            };
-            let mut batch = self.meta.changes(self.ve);
-            batch.delete_inode(ino, &record);
+        let _exclusive = self.names.write();
+        if self.opens.lock().has(ino) {
+            return Ok(());
+        }
+        let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
+            return Ok(());
+        };
+        let mut batch = self.meta.changes(self.ve);
+        batch.delete_inode(ino, &record);
+        if let PrivateContent::Data { id, .. } = record.content {
+            batch.put_removal(id);
+            batch.commit()?;
+            self.all_data.add(self.ve, id);
+        } else {
             batch.commit()?;
             self.joined.forget(ino);
-            record.content
-        };
-        // After the record: a crash here leaks the file, the other order would leave a record without its data.
-        if let PrivateContent::Data { id, .. } = data { self.data.remove(id) } else { Ok(()) }
+        }
+        Ok(())
     }
 
     /// Whether an inode is an orphan: without names, waiting to be forgotten.

@@ -62,7 +62,7 @@ impl Volume {
             FileKind::File => {
                 // The host file first: see "Failure" in the module's head.
                 let id = self.new_number()?;
-                let file = self.data.create(id)?;
+                let file = self.all_data.make_room(|| self.data.create(id))?;
                 made = Some(id);
                 PrivateContent::Data { id, stamp: super::data::HostStat::of_file(&file)?.ctime }
             }

@@ -21,6 +21,7 @@ struct Store {
     dir: tempfile::TempDir,
     meta: Arc<Meta>,
     blobs: Arc<BlobStore>,
+    private: Arc<PrivateData>,
     next: AtomicU32,
 }
 
@@ -32,7 +33,9 @@ impl Store {
         std::fs::create_dir(dir.path().join("data")).expect("folder");
         BlobStore::create(&blobs).expect("create");
         let meta = Arc::new(Meta::open(&dir.path().join("meta")).expect("database"));
-        Store { meta, blobs: Arc::new(BlobStore::open(&blobs).expect("open")), next: AtomicU32::new(1), dir }
+        let private = PrivateData::open(&dir.path().join("data"), Arc::clone(&meta)).expect("removals");
+        let (private, blobs) = (Arc::new(private), Arc::new(BlobStore::open(&blobs).expect("open")));
+        Store { meta, blobs, private, next: AtomicU32::new(1), dir }
     }
 
     fn data(&self) -> PathBuf {
@@ -41,10 +44,11 @@ impl Store {
 
     fn open(&self, ve: VeId, base: &Arc<Tree>) -> Volume {
         let (meta, blobs) = (Arc::clone(&self.meta), Arc::clone(&self.blobs));
-        Volume::open(ve, Arc::clone(base), meta, blobs, &self.data()).expect("open")
+        Volume::open(ve, Arc::clone(base), meta, blobs, Arc::clone(&self.private)).expect("open")
     }
 
     fn data_files(&self, ve: VeId) -> usize {
+        self.private.settle().expect("removed");
         std::fs::read_dir(self.data().join(ve.to_string())).map_or(0, Iterator::count)
     }
 
@@ -293,6 +297,25 @@ fn passthrough_relabels_what_is_open_on_its_blob() {
     scene.volume.forget(old).expect("forget");
     assert!(!scene.volume.is_orphan(old).expect("look"));
     assert_eq!(scene.at("pw"), new);
+}
+
+#[test]
+fn a_removed_file_goes_when_that_is_durable_and_a_crash_forgets_nothing() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let folder = store.data().join(scene.ve.to_string());
+    let files = || std::fs::read_dir(&folder).map_or(0, Iterator::count);
+    let attr = scene.volume.create(Ino::ROOT, name("new"), NewNode::new(FileKind::File, 0o644), Caller::ROOT);
+    let ino = attr.expect("create").ino;
+    scene.volume.unlink(Ino::ROOT, name("new")).expect("unlink");
+    scene.volume.forget(ino).expect("forget");
+    assert_eq!(files(), 1, "the record may come back");
+    // What the next daemon finds.
+    let next = PrivateData::open(&store.data(), Arc::clone(&store.meta)).expect("removals");
+    assert_eq!(next.settle().expect("removed"), 1);
+    assert_eq!(files(), 0);
+    assert_eq!(store.meta.removals().expect("removals"), []);
+    assert_eq!(store.private.settle().expect("it is gone already"), 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::merge::{MergeRule, Rule};
 use crate::meta::Meta;
 use crate::tree::{Content, Entry, Meta as TreeMeta, NodeId, Tree, TreeBuilder};
 use crate::types::{Attr, FileKind, NameRef, VeId};
-use crate::volume::{Caller, NewNode, SetAttr, VolumeError};
+use crate::volume::{Caller, NewNode, PrivateData, SetAttr, VolumeError};
 
 mod dpkg;
 mod files;
@@ -119,7 +119,8 @@ impl Scene {
         let delta = Delta::between(&old, &new).expect("no collision");
         let (meta, blobs) = (Arc::clone(&fixture.meta), Arc::clone(&fixture.blobs));
         let ve = VeId(fixture.next.fetch_add(1, Ordering::Relaxed));
-        let volume = Volume::open(ve, old, meta, blobs, &fixture.dir.path().join("data"));
+        let data = PrivateData::open(&fixture.dir.path().join("data"), Arc::clone(&meta)).expect("removals");
+        let volume = Volume::open(ve, old, meta, blobs, Arc::new(data));
         Scene {
             volume: volume.expect("open"),
             fixture: Arc::clone(fixture),
