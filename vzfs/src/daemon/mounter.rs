@@ -1,5 +1,6 @@
 //! FUSE mounts for the store.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -108,6 +109,10 @@ impl Mounted for FuseMounted {
 
     fn known(&self) -> Vec<Ino> {
         self.mount.known()
+    }
+
+    fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.mount.requests()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {

@@ -19,6 +19,7 @@ use super::mount::Negotiated;
 use super::notices::Notices;
 use super::overlays::{Asking, Overlays};
 use super::request::{caller, ino, name_of};
+use super::requests::Requests;
 use super::rights::Process;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
@@ -58,6 +59,7 @@ pub(super) struct Dispatch {
     pub(super) overlays: Overlays,
     pub(super) writers: Writers,
     pub(super) notices: Arc<Notices>,
+    pub(super) requests: Arc<Requests>,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
     next_place: AtomicU64,
@@ -79,6 +81,7 @@ impl Dispatch {
             overlays: Overlays::default(),
             writers,
             notices: Arc::default(),
+            requests: Arc::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),
         }
