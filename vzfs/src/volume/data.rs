@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{SeekFrom, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, SeekFrom, Timespec, Timestamps};
 
 use super::VolumeError;
 use crate::sys;
@@ -68,6 +68,18 @@ impl DataFolder {
     pub(super) fn is_open_for_writing(&self, id: u64) -> Result<bool, VolumeError> {
         let asked = File::open(self.file(id)).and_then(|file| sys::is_open_for_writing(&file));
         asked.map_err(self.failed("ask for writers of", id))
+    }
+
+    /// Sets times as [`set_times`] does.
+    pub(super) fn set_times(
+        &self,
+        id: u64,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<(), VolumeError> {
+        let set =
+            rustix::fs::utimensat(CWD, self.file(id), &timestamps(atime, mtime), AtFlags::SYMLINK_NOFOLLOW);
+        set.map_err(|errno| self.failed("set the time of", id)(errno.into()))
     }
 
     pub(super) fn stat(&self, id: u64) -> Result<HostStat, VolumeError> {
@@ -146,14 +158,14 @@ pub(super) fn set_times(
     atime: Option<Timestamp>,
     mtime: Option<Timestamp>,
 ) -> Result<(), VolumeError> {
+    rustix::fs::futimens(file, &timestamps(atime, mtime))
+        .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))
+}
+
+fn timestamps(atime: Option<Timestamp>, mtime: Option<Timestamp>) -> Timestamps {
     let given = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };
     let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let times = Timestamps {
-        last_access: atime.map_or(omitted, given),
-        last_modification: mtime.map_or(omitted, given),
-    };
-    rustix::fs::futimens(file, &times)
-        .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))
+    Timestamps { last_access: atime.map_or(omitted, given), last_modification: mtime.map_or(omitted, given) }
 }
 
 /// Copies a blob, cut or extended to a new size: by sharing extents where the host can, else hole by hole within the kernel.
