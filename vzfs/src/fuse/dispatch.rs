@@ -145,6 +145,14 @@ impl Dispatch {
         }
     }
 
+    /// The attributes of an inode, and how long the kernel may keep them.
+    pub(super) fn attr_with_lifetime(&self, ino: Ino) -> Result<(Attr, Duration), VolumeError> {
+        // Asked first, so that attributes that may be kept are younger than the last write.
+        let written = self.writers.state(ino, || self.volume.is_written_by_kernel(ino));
+        let lifetime = if written == Written::Still { Duration::ZERO } else { ENDLESS };
+        Ok((self.volume.attr(ino)?, lifetime))
+    }
+
     pub(super) fn reply_attr(
         &self,
         operation: &'static str,

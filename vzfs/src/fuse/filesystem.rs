@@ -15,7 +15,7 @@ use fuser::{
 };
 use tracing::debug;
 
-use super::convert::{ABSENT, ENDLESS, set_time};
+use super::convert::{ABSENT, ENDLESS, file_attr, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
@@ -98,7 +98,10 @@ impl Filesystem for Dispatch {
 
     fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.requests.count(Kind::Getattr);
-        self.reply_attr("getattr", ino(node).and_then(|ino| self.volume.attr(ino)), reply);
+        match ino(node).and_then(|ino| self.attr_with_lifetime(ino)) {
+            Ok((attr, lifetime)) => reply.attr(&lifetime, &file_attr(&attr)),
+            Err(error) => reply.error(self.failed("getattr", &error)),
+        }
     }
 
     fn setattr(
