@@ -17,13 +17,14 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
 
-.PHONY: help build demo test unit e2e suites-long torture fuzz lint bench install uninstall clean
+.PHONY: help build demo test unit e2e suites-long torture fuzz lint bench compare curve install uninstall clean
 
 help:
 	@sed -n '1,4s/^# \?//p' Makefile
 	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean, and"
 	@echo "      suites-long (long forms of tests, among them the suites that others wrote: over an hour)"
 	@echo "      torture MINUTES=n (power failures, kills, full disks; doc/TORTURE.md)"
+	@echo "      compare, curve (vzfs beside its peers, about an hour; what many VEs cost; benches/README.md)"
 	@echo "      fuzz SECONDS=n (n seconds of fuzzing for each target; doc/FUZZING.md)"
 
 build:
@@ -76,6 +77,13 @@ fuzz:
 bench:
 	scripts/setup build
 	$(CARGO) bench --locked -p vzfs-benches
+
+# vzfs beside the kernel's overlayfs and both fuse-overlayfs, and what many VEs cost; benches/README.md. OPTIONS are passed on.
+compare:
+	CARGO="$(CARGO)" benches/compare $(OPTIONS)
+
+curve:
+	CARGO="$(CARGO)" benches/curve $(OPTIONS)
 
 install: build
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/vzfs/templates" \

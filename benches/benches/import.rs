@@ -3,7 +3,7 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use vzfs::blobs::BlobStore;
-use vzfs_benches::{import, make_source, scratch};
+use vzfs_benches::micro::{import, make_source, scratch};
 
 fn imports(criterion: &mut Criterion) {
     let scratch = scratch();

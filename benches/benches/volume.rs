@@ -6,7 +6,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use vzfs::types::{FileKind, Ino, NameRef};
 use vzfs::volume::{Caller, NewNode, Sharing};
-use vzfs_benches::{Bench, FILES_PER_FOLDER, FOLDERS, LARGE};
+use vzfs_benches::micro::{Bench, FILES_PER_FOLDER, FOLDERS, LARGE};
 
 fn name(text: &str) -> NameRef<'_> {
     NameRef::new(text.as_bytes()).expect("a legal name")

@@ -16,7 +16,7 @@ const BIG: usize = 50 << 20;
 
 fn host(fs: HostFs, daemon_args: &[&str], ves: &[&str]) -> Host {
     let daemon_args = daemon_args.iter().map(|arg| (*arg).to_owned()).collect();
-    Host::with_sample_in(Setup { fs, size_mib: 4096, daemon_args }, ves)
+    Host::with_sample_in(Setup { fs, size_mib: 4096, daemon_args, ..Setup::default() }, ves)
 }
 
 const NEVER: [&str; 4] = ["--dedup-interval", "never", "--scrub-interval", "never"];

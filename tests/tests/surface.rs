@@ -111,6 +111,17 @@ fn ves_from_making_to_removal() {
     assert_eq!(fs::read_to_string(elsewhere.join("etc/conf.d/one")).expect("read"), "one\n");
 
     fs::write(host.root("web").join("etc/added"), "twelve bytes").expect("writable");
+    // What the kernel asked for is counted; what it served itself is not.
+    let requests = || host.json(["ve", "stats", "web"])["requests"].clone();
+    let before = requests();
+    assert_eq!(before["create"], 1, "{before}");
+    for _ in 0..5 {
+        fs::metadata(host.root("web").join("etc/added")).expect("it is there");
+    }
+    assert_eq!(requests()["lookup"], before["lookup"]);
+    fs::remove_file(host.root("web").join("etc/conf.d/one")).expect("writable");
+    assert_eq!(requests()["unlink"], 1);
+    assert_eq!(host.json(["ve", "stats", "many-2"])["requests"], serde_json::json!({}));
     let diff = host.json(["ve", "diff", "web"]);
     let added = diff.as_array().expect("a list").iter().find(|change| change["path"] == "etc/added");
     let added = added.unwrap_or_else(|| unreachable!("no etc/added in {diff}"));

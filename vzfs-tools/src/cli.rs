@@ -164,6 +164,11 @@ pub(crate) enum VeCommand {
         /// The VE.
         name: VeName,
     },
+    /// Show how many requests of each kind the kernel has sent the daemon for a VE since it was mounted.
+    Stats {
+        /// The VE.
+        name: VeName,
+    },
     /// Remove a VE and everything that it changed.
     Rm {
         /// The VE.

@@ -58,6 +58,7 @@ fn every_documented_form_is_understood() {
         "template rm debian@12",
         "template rm debian@12 --force --dry-run",
         "ve create web -t debian@12",
+        "ve stats web",
         "ve create web -t debian -t nginx@1 --count 3",
         "ve create web --template debian --dry-run",
         "ve list",

@@ -75,6 +75,14 @@ impl Mounted for Kept {
         Vec::new()
     }
 
+    fn lock_holder(&self, _: Ino) -> Option<u32> {
+        None
+    }
+
+    fn requests(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::new()
+    }
+
     fn unmount(self: Box<Self>, _: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         self.volumes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ve);
         Ok(())

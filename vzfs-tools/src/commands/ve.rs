@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use vzfs::api::{
     CommitVe, CreateVe, MountVe, Removed, RenameVe, Selector, ShadowedFile, ShiftIds, StoreDf, Template,
-    UmountVe, Ve, VeShadows, VolumeChange,
+    UmountVe, Ve, VeShadows, VeStats, VolumeChange,
 };
 use vzfs::types::{FileKind, IdShift, TemplateSpec, VeName};
 
@@ -35,6 +35,10 @@ pub(crate) fn run(context: &Context, command: VeCommand) -> Result<u8> {
             let ve = get(context, &name)?;
             let shadows: VeShadows = context.client.get(&format!("/v1/ves/{name}/shadowed"))?;
             context.output.show(&Shown { ve, shadowed: shadows.files }, show)
+        }
+        VeCommand::Stats { name } => {
+            let stats: VeStats = context.client.get(&format!("/v1/ves/{name}/stats"))?;
+            context.output.show(&stats, requests)
         }
         VeCommand::Rm { name, force, dry_run } => remove(context, &name, force, dry_run),
         VeCommand::Rename { name, new } => {
@@ -244,6 +248,16 @@ fn show(Shown { ve, shadowed }: &Shown) -> String {
         ("shadowed", format!("/{} ({}, update {})", file.shadowed.path, versions(file), file.rollout))
     }));
     fields(rows)
+}
+
+fn requests(stats: &VeStats) -> String {
+    if stats.requests.is_empty() {
+        return "no requests\n".to_owned();
+    }
+    let mut kinds: Vec<_> = stats.requests.iter().collect();
+    kinds.sort_by_key(|(_, number)| std::cmp::Reverse(**number));
+    let rows = kinds.into_iter().map(|(kind, number)| vec![kind.clone(), count(*number)]);
+    table(&[Column::Text("REQUEST"), Column::Number("NUMBER")], rows)
 }
 
 fn remove(context: &Context, name: &VeName, force: bool, dry_run: bool) -> Result<()> {

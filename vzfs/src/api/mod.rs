@@ -35,6 +35,7 @@
 //! | `DELETE /v1/ves/{name}?force=` | - | [`Removed`] |
 //! | `POST /v1/ves/{name}/mount` | [`MountVe`] | [`Ve`] |
 //! | `POST /v1/ves/{name}/umount` | [`UmountVe`] | [`Ve`] |
+//! | `GET /v1/ves/{name}/stats` | - | [`VeStats`] |
 //! | `GET /v1/ves/{name}/diff` | - | list of [`VolumeChange`] |
 //! | `GET /v1/ves/{name}/export` | - | a tar, chunked |
 //! | `POST /v1/ves/{name}/commit` | [`CommitVe`] | events, ending in [`Template`] |
@@ -100,7 +101,7 @@ pub use update::{
 pub use update_request::{
     DEFAULT_BATCH, DEFAULT_CHECK_TIMEOUT_SECS, Portion, RollbackRequest, Selector, UpdateMode, UpdateRequest,
 };
-pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve};
+pub use ve::{CommitVe, CreateVe, MountVe, RemoveQuery, RenameVe, ShiftIds, UmountVe, Ve, VeStats};
 pub use version::{
     DiffTotals, How, Origin, PackageChange, ReapplyTemplate, TagTemplate, Tagged, TemplateDiff,
 };

@@ -42,6 +42,15 @@ pub struct Ve {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What a VE's mount has had to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VeStats {
+    /// The VE.
+    pub ve: VeName,
+    /// How many requests of each kind the kernel has sent since this daemon serves the mount; what the kernel did by itself is in none.
+    pub requests: BTreeMap<String, u64>,
+}
+
 /// Make VEs.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,6 @@
 //! FUSE mounts for the store.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -127,6 +128,10 @@ impl Mounted for FuseMounted {
 
     fn lock_holder(&self, ino: Ino) -> Option<u32> {
         self.mount.lock_holder(ino)
+    }
+
+    fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.mount.requests()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {

@@ -58,6 +58,7 @@ pub fn router(store: Arc<Store>, rollouts: Arc<Updates>) -> Router {
         .route("/v1/ves/{name}/id-shift", post(shift_ids))
         .route("/v1/ves/{name}/mount", post(mount))
         .route("/v1/ves/{name}/umount", post(umount))
+        .route("/v1/ves/{name}/stats", get(stats))
         .route("/v1/ves/{name}/diff", get(diff_ve))
         .route("/v1/ves/{name}/export", get(export_ve))
         .route("/v1/ves/{name}/commit", post(commit))
@@ -175,6 +176,11 @@ async fn ves(State(store): Shared) -> Reply {
 async fn ve(State(store): Shared, name: Name) -> Reply {
     let name: VeName = parse(name)?;
     blocking(move || store.ve(&name)).await
+}
+
+async fn stats(State(store): Shared, name: Name) -> Reply {
+    let name: VeName = parse(name)?;
+    blocking(move || store.stats(&name)).await
 }
 
 async fn create(State(store): Shared, body: Body) -> Reply {

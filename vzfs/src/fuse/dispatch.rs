@@ -20,6 +20,7 @@ use super::mount::Negotiated;
 use super::notices::Notices;
 use super::overlays::{Asking, Overlays};
 use super::request::{caller, ino, name_of};
+use super::requests::Requests;
 use super::rights::Process;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
@@ -59,6 +60,7 @@ pub(super) struct Dispatch {
     pub(super) overlays: Overlays,
     pub(super) writers: Writers,
     pub(super) notices: Arc<Notices>,
+    pub(super) requests: Arc<Requests>,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
     next_place: AtomicU64,
@@ -80,6 +82,7 @@ impl Dispatch {
             overlays: Overlays::default(),
             writers,
             notices: Arc::default(),
+            requests: Arc::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),
         }
@@ -164,6 +167,14 @@ impl Dispatch {
     pub(super) fn names_lifetime(&self, dir: INodeNo) -> Duration {
         let is_joined = ino(dir).is_ok_and(|dir| self.volume.is_joined(dir));
         if is_joined { Duration::ZERO } else { ENDLESS }
+    }
+
+    /// The attributes of an inode, and how long the kernel may keep them.
+    pub(super) fn attr_with_lifetime(&self, ino: Ino) -> Result<(Attr, Duration), VolumeError> {
+        // Asked first, so that attributes that may be kept are younger than the last write.
+        let written = self.writers.state(ino, || self.volume.is_written_by_kernel(ino));
+        let lifetime = if written == Written::Still { Duration::ZERO } else { ENDLESS };
+        Ok((self.volume.attr(ino)?, lifetime))
     }
 
     pub(super) fn reply_attr(

@@ -15,10 +15,11 @@ use fuser::{
 };
 use tracing::debug;
 
-use super::convert::{ABSENT, set_time};
+use super::convert::{ABSENT, file_attr, set_time};
 use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
+use super::requests::Kind;
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
 use crate::volume::{FallocateMode, NewNode, RenameMode, SetAttr, VolumeError};
 
@@ -77,6 +78,7 @@ impl Filesystem for Dispatch {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.requests.count(Kind::Lookup);
         let found = ino(parent).and_then(|dir| self.find(req.pid(), dir, name));
         match found {
             Err(VolumeError::NotFound) => reply.entry(&self.names_lifetime(parent), &ABSENT, GENERATION),
@@ -85,6 +87,7 @@ impl Filesystem for Dispatch {
     }
 
     fn forget(&self, _req: &Request, node: INodeNo, count: u64) {
+        self.requests.count(Kind::Forget);
         if let Ok(ino) = ino(node)
             && self.ledger.forget(ino, count)
             && ino != Ino::ROOT
@@ -94,7 +97,11 @@ impl Filesystem for Dispatch {
     }
 
     fn getattr(&self, _req: &Request, node: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.reply_attr("getattr", node, ino(node).and_then(|ino| self.volume.attr(ino)), reply);
+        self.requests.count(Kind::Getattr);
+        match ino(node).and_then(|ino| self.attr_with_lifetime(ino)) {
+            Ok((attr, lifetime)) => reply.attr(&lifetime.min(self.names_lifetime(node)), &file_attr(&attr)),
+            Err(error) => reply.error(self.failed("getattr", &error)),
+        }
     }
 
     fn setattr(
@@ -115,6 +122,7 @@ impl Filesystem for Dispatch {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.requests.count(Kind::Setattr);
         let set = SetAttr {
             perm: mode.map(perm),
             uid,
@@ -146,6 +154,7 @@ impl Filesystem for Dispatch {
     }
 
     fn readlink(&self, _req: &Request, node: INodeNo, reply: ReplyData) {
+        self.requests.count(Kind::Readlink);
         match ino(node).and_then(|ino| self.volume.read_link(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(self.failed("readlink", &error)),
@@ -162,6 +171,7 @@ impl Filesystem for Dispatch {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.requests.count(Kind::Mknod);
         let made = FileKind::from_mode(mode)
             .filter(|kind| !matches!(kind, FileKind::Dir | FileKind::Symlink))
             .ok_or(VolumeError::Invalid("not a kind of file that mknod makes"))
@@ -173,16 +183,19 @@ impl Filesystem for Dispatch {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.requests.count(Kind::Mkdir);
         let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::Dir, perm(mode)) };
         self.reply_made("mkdir", (parent, name), self.create_node(req, parent, name, new), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.requests.count(Kind::Symlink);
         let new = NewNode { target: target.as_os_str().as_bytes(), ..NewNode::new(FileKind::Symlink, 0o777) };
         self.reply_made("symlink", (parent, name), self.create_node(req, parent, name, new), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Kind::Unlink);
         let unlink = || {
             let (dir, name) = (ino(parent)?, name_of(name)?);
             self.removing(req.pid(), (dir, name), || self.volume.unlink(dir, name))
@@ -192,6 +205,7 @@ impl Filesystem for Dispatch {
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Kind::Rmdir);
         let done = self.once(req, |_| Ok(()), || self.volume.rmdir(ino(parent)?, name_of(name)?));
         self.reply_changed("rmdir", &[(parent, name)], done, reply);
     }
@@ -206,6 +220,7 @@ impl Filesystem for Dispatch {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Kind::Rename);
         let rename = || {
             let mode = rename_mode(flags, caller(req))?;
             let (from, to) = ((ino(parent)?, name_of(name)?), (ino(newparent)?, name_of(newname)?));
@@ -224,12 +239,14 @@ impl Filesystem for Dispatch {
     }
 
     fn link(&self, req: &Request, node: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.requests.count(Kind::Link);
         let link = || self.volume.link(ino(node)?, ino(newparent)?, name_of(newname)?);
         let linked = self.once(req, |made| self.made(made), link);
         self.reply_made("link", (newparent, newname), linked, reply);
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.count(Kind::Open);
         self.open_file(req, node, flags, reply);
     }
 
@@ -243,6 +260,7 @@ impl Filesystem for Dispatch {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.requests.count(Kind::Create);
         let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::File, perm(mode)) };
         self.create_file(req, parent, name, new, OpenFlags(flags), reply);
     }
@@ -258,6 +276,7 @@ impl Filesystem for Dispatch {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.requests.count(Kind::Read);
         READ_BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < size as usize {
                 buffer.resize(size as usize, 0);
@@ -281,6 +300,7 @@ impl Filesystem for Dispatch {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.requests.count(Kind::Write);
         let rights = self.rights(req).told(!write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
         let written = ino(node).and_then(|ino| {
             if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
@@ -297,6 +317,7 @@ impl Filesystem for Dispatch {
     }
 
     fn flush(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.requests.count(Kind::Flush);
         // Writes report their errors at once; the kernel then never asks again.
         reply.error(Errno::from_i32(libc::ENOSYS));
     }
@@ -311,6 +332,7 @@ impl Filesystem for Dispatch {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Kind::Release);
         if let Ok(ino) = ino(node) {
             self.close_file(req, ino, fh);
         }
@@ -318,20 +340,24 @@ impl Filesystem for Dispatch {
     }
 
     fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.requests.count(Kind::Fsync);
         let done = ino(node).and_then(|ino| self.volume.fsync(ino, datasync));
         self.reply_empty("fsync", done, reply);
     }
 
     fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.requests.count(Kind::Fsyncdir);
         self.reply_empty("fsyncdir", self.volume.sync(), reply);
     }
 
     fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.requests.count(Kind::Opendir);
         // The kernel then never asks again, and caches listings.
         reply.error(Errno::from_i32(libc::ENOSYS));
     }
 
     fn readdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.requests.count(Kind::Readdir);
         self.list(node, offset, reply);
     }
 
@@ -343,10 +369,12 @@ impl Filesystem for Dispatch {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
+        self.requests.count(Kind::Readdirplus);
         self.list_with_attributes(node, offset, reply);
     }
 
     fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        self.requests.count(Kind::Statfs);
         match self.volume.space() {
             Ok(space) => reply.statfs(
                 space.f_blocks,
@@ -372,6 +400,7 @@ impl Filesystem for Dispatch {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Kind::Setxattr);
         let mode = xattr_mode(flags);
         let set = || self.volume.set_xattr(ino(node)?, name.as_bytes(), value, mode, self.rights(req));
         let done = self.once(req, |_| Ok(()), set);
@@ -379,6 +408,7 @@ impl Filesystem for Dispatch {
     }
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.requests.count(Kind::Getxattr);
         if name == "security.capability" {
             self.overlays.capability_asked(req.pid());
         }
@@ -389,6 +419,7 @@ impl Filesystem for Dispatch {
     }
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.requests.count(Kind::Listxattr);
         match ino(node).and_then(|ino| self.volume.xattr_names(ino)) {
             Ok(mut names) => {
                 // Who may not read them does not see them, as on ext4; the kernel leaves that to a FUSE filesystem.
@@ -404,6 +435,7 @@ impl Filesystem for Dispatch {
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.requests.count(Kind::Removexattr);
         let done = self.once(req, |_| Ok(()), || self.volume.remove_xattr(ino(node)?, name.as_bytes()));
         self.reply_empty("removexattr", done, reply);
     }
@@ -419,6 +451,7 @@ impl Filesystem for Dispatch {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        self.requests.count(Kind::Ioctl);
         reply.error(Errno::from_i32(libc::ENOTTY));
     }
 
@@ -432,6 +465,7 @@ impl Filesystem for Dispatch {
         _flags: PollFlags,
         reply: ReplyPoll,
     ) {
+        self.requests.count(Kind::Poll);
         // Regular files are always ready; the kernel knows that by itself.
         reply.error(Errno::from_i32(libc::ENOSYS));
     }
@@ -446,6 +480,7 @@ impl Filesystem for Dispatch {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        self.requests.count(Kind::Fallocate);
         let done = ino(node).and_then(|ino| {
             let mode = FallocateMode::from_bits(mode as u32).ok_or(VolumeError::Unsupported)?;
             self.volume.fallocate(ino, offset, length, mode, self.rights(req))
@@ -462,6 +497,7 @@ impl Filesystem for Dispatch {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        self.requests.count(Kind::Lseek);
         let found = ino(node).and_then(|ino| self.volume.seek(ino, seek_from(offset, whence)?));
         match found {
             Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
@@ -482,6 +518,7 @@ impl Filesystem for Dispatch {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.requests.count(Kind::CopyFileRange);
         // The reply has 32 bits for the length.
         let len = usize::try_from(len.min(COPY_AT_ONCE_BYTES)).unwrap_or(0);
         let copied = ino(ino_in).and_then(|from| {

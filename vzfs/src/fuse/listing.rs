@@ -52,7 +52,7 @@ impl Dispatch {
         for (name, child, cookie) in entries {
             let is_dot = name == b"." || name == b"..";
             // An entry that has just gone is still a name: node id 0 says that it was not looked up.
-            let attr = self.volume.attr(child).ok().map(|attr| self.with_lifetime(attr));
+            let attr = self.attr_with_lifetime(child).ok();
             let node = attr.filter(|_| !is_dot).map_or(0, |(attr, _)| attr.ino.get());
             let (file, lifetime) =
                 attr.map_or((ABSENT, Duration::ZERO), |(attr, lifetime)| (file_attr(&attr), lifetime));

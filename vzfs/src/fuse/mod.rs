@@ -27,6 +27,7 @@ mod notices;
 mod opening;
 mod overlays;
 mod request;
+mod requests;
 mod rights;
 mod running;
 mod writers;

@@ -3,6 +3,7 @@
 //! A filesystem is made without a place first, told what ids it shows, and only then attached to its mount point, by threads that answer
 //! already: nobody ever sees it half made.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,6 +24,7 @@ use super::dispatch::{Dispatch, Parts};
 use super::ledger::Ledger;
 use super::locks;
 use super::notices::{Herald, Notices};
+use super::requests::Requests;
 use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Volume};
@@ -129,6 +131,7 @@ pub struct Mount {
     volume: Arc<Volume>,
     notices: Arc<Notices>,
     ledger: Arc<Ledger>,
+    requests: Arc<Requests>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -239,7 +242,7 @@ fn start(
         outcomes,
     });
     let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
-    let ledger = Arc::clone(&dispatch.ledger);
+    let (ledger, requests) = (Arc::clone(&dispatch.ledger), Arc::clone(&dispatch.requests));
     let mut config = Config::default();
     config.n_threads = Some(agreed.threads);
     let session = device::session(dispatch, &device, &agreed.init, new, config)?;
@@ -265,6 +268,7 @@ fn start(
         volume,
         notices,
         ledger,
+        requests,
         thread: Some(thread),
     };
     Ok((mount, negotiated))
@@ -312,6 +316,11 @@ impl Mount {
     /// All inodes that the kernel knows.
     pub fn known(&self) -> Vec<Ino> {
         self.ledger.known_inodes().into_iter().map(|(ino, _)| ino).collect()
+    }
+
+    /// How many requests of each kind the kernel has sent to this daemon.
+    pub fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.requests.counted()
     }
 
     /// Whether the session has ended, now or in a moment. A mount namespace of somebody else's that has a copy of the mount keeps it going.

@@ -55,7 +55,6 @@ impl Dispatch {
         if !self.ledger.carried_out(unique) {
             if kind == Handle::Writer {
                 self.writers.add(ino);
-                self.notices.forget_attr(ino);
             } else if write {
                 self.writers.add_served(ino);
             }
@@ -108,7 +107,12 @@ impl Dispatch {
             }
             Err(error) => return reply.error(self.failed("open", &error)),
         };
-        match self.opened(req, ino, &open, write) {
+        let opened = self.opened(req, ino, &open, write);
+        if write && self.sharing() == Sharing::Passthrough {
+            // It is to ask again from now on: the attributes change without our knowledge.
+            self.notices.forget_attr(ino);
+        }
+        match opened {
             Ok(Opened { handle, flags, backing: 0 }) => reply.opened(handle, flags),
             Ok(Opened { handle, flags, backing }) => {
                 let backing = backing::for_open(&reply, backing);

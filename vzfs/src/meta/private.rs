@@ -17,6 +17,8 @@ pub struct Changes<'m> {
     pub(super) meta: &'m Meta,
     pub(super) ve: VeId,
     pub(super) batch: WriteBatch,
+    /// Whether the batch puts something into the orphan table.
+    orphans: bool,
     /// What is written, if somebody wants to know.
     written: Option<Written>,
 }
@@ -29,9 +31,16 @@ impl Changes<'_> {
         self.batch.put_cf(self.meta.table(INODES), key, record.encode());
         if record.nlink == 0 {
             self.batch.put_cf(self.meta.table(ORPHANS), key, b"");
-        } else {
+            self.orphans = true;
+        } else if self.may_be_orphan(&key) {
             self.batch.delete_cf(self.meta.table(ORPHANS), key);
         }
+    }
+
+    /// Whether the orphan table may have an inode. Hardly any that gets a record does: looking is cheaper than writing that it is not there.
+    fn may_be_orphan(&self, key: &[u8]) -> bool {
+        // What cannot be read may be there.
+        self.orphans || !matches!(self.meta.db.get_pinned_cf(self.meta.table(ORPHANS), key), Ok(None))
     }
 
     /// Removes an inode's record and everything below it in the entries table.
@@ -169,7 +178,7 @@ impl Meta {
         // Relaxed: who watches sees to it that no operation is under way when it begins.
         let watched = self.watches.load(Ordering::Relaxed) > 0 && self.watched.lock().contains_key(&ve);
         let written = watched.then(Written::default);
-        Changes { meta: self, ve, batch: WriteBatch::default(), written }
+        Changes { meta: self, ve, batch: WriteBatch::default(), orphans: false, written }
     }
 
     /// Notes what is written to a VE's private tables from now on. The caller sees to it that no operation on the VE is under way now.

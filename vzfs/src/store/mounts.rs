@@ -1,5 +1,6 @@
 //! Mounts of VEs: made, taken away, made again at the next start.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use thiserror::Error;
 use super::records::VeRecord;
 use super::slot::{Live, Slot};
 use super::{BoxError, Store, StoreError};
-use crate::api::Ve;
+use crate::api::{Ve, VeStats};
 use crate::meta::Table;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Usage, Volume};
@@ -43,6 +44,8 @@ pub trait Mounted: Send + Sync {
     fn known(&self) -> Vec<Ino>;
     /// The process that holds a lock for writing on a file of the mount.
     fn lock_holder(&self, ino: Ino) -> Option<u32>;
+    /// How many requests of each kind the kernel has sent to this daemon.
+    fn requests(&self) -> BTreeMap<&'static str, u64>;
     /// Takes it away. With `force`, also while programs use it.
     ///
     /// # Errors
@@ -108,6 +111,14 @@ impl Store {
             }
         }
         self.describe(&slot)
+    }
+
+    /// What a VE's mount has had to do. Nothing when it is not mounted.
+    pub fn stats(&self, ve: &VeName) -> Result<VeStats, StoreError> {
+        let slot = self.slot(ve)?;
+        let counted = slot.live.lock().mount.as_ref().map(|mount| mount.requests()).unwrap_or_default();
+        let requests = counted.into_iter().map(|(kind, number)| (kind.to_owned(), number)).collect();
+        Ok(VeStats { ve: ve.clone(), requests })
     }
 
     /// Mounts what was mounted when the last daemon ended. One that fails is logged and stays wanted.

@@ -68,6 +68,10 @@ impl Mounted for FakeMount {
         None
     }
 
+    fn requests(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::from([("lookup", 3)])
+    }
+
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         if self.busy.load(Ordering::SeqCst) && !force { Err((self, UnmountError::Busy)) } else { Ok(()) }
     }

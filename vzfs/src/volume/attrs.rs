@@ -1,6 +1,6 @@
 //! Attributes and extended attributes.
 
-use super::{MAX_XATTRS_BYTES, Node, Result, Rights, Volume, VolumeError, data};
+use super::{MAX_XATTRS_BYTES, Node, Result, Rights, Volume, VolumeError};
 use crate::acl::{self, Acl};
 use crate::meta::{Changes, InodeRecord, PrivateContent};
 use crate::types::{Attr, FileKind, Ino, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES, Timestamp};
@@ -127,7 +127,7 @@ impl Volume {
         if let (true, PrivateContent::Data { id, .. }) = (atime.is_some() || mtime.is_some(), &record.content)
         {
             // The host file's times are the file's (see `meta::PrivateContent`).
-            data::set_times(&self.data.open(*id)?, atime, mtime)?;
+            self.data.set_times(*id, atime, mtime)?;
         }
         Ok(())
     }
@@ -144,10 +144,10 @@ impl Volume {
         let mut record = self.pin_to_change(ino, &mut batch)?;
         let now = self.clock.now();
         change(self, &mut record, now)?;
-        self.stamp(&mut record, now)?;
+        let host = self.stamp(&mut record, now)?;
         batch.put_inode(ino, &record);
         batch.commit_once(None)?;
-        self.record_attr(ino, &record)
+        self.record_attr(ino, &record, host)
     }
 
     /// Pins an inode of which attributes are to be changed. The caller holds `names` exclusively.

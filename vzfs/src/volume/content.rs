@@ -93,6 +93,12 @@ impl Opens {
         }
     }
 
+    /// The first handle of a file that was made just now.
+    pub(super) fn open_new(&mut self, ino: Ino, file: Arc<File>, sharing: Sharing) -> OpenFile {
+        self.add(ino, &file, false, sharing);
+        OpenFile { file }
+    }
+
     /// Takes over handles; none of their files is held.
     fn adopt(&mut self, ino: Ino, handles: u32, on_blob: u32) {
         self.by_ino.insert(ino, OpenInode { handles, on_blob, file: None });
@@ -518,9 +524,10 @@ impl Volume {
         caller: Caller,
         sharing: Sharing,
     ) -> Result<(Attr, OpenFile)> {
-        let attr = self.create(dir, name, new, caller)?;
-        let open = self.open_file(attr.ino, true, sharing)?;
-        Ok((attr, open))
+        match self.make(dir, name, new, caller, Some(sharing))? {
+            (attr, Some(open)) => Ok((attr, open)),
+            (attr, None) => Ok((attr, self.open_file(attr.ino, true, sharing)?)),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{SeekFrom, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, SeekFrom, Timespec, Timestamps};
 
 use super::VolumeError;
 use crate::sys;
@@ -81,6 +81,18 @@ impl DataFolder {
     /// cannot be told: yes.
     pub(super) fn is_open_elsewhere(file: &File) -> bool {
         sys::is_open_elsewhere(file).unwrap_or(true)
+    }
+
+    /// Sets times as [`set_times`] does.
+    pub(super) fn set_times(
+        &self,
+        id: u64,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<(), VolumeError> {
+        let set =
+            rustix::fs::utimensat(CWD, self.file(id), &timestamps(atime, mtime), AtFlags::SYMLINK_NOFOLLOW);
+        set.map_err(|errno| self.failed("set the time of", id)(errno.into()))
     }
 
     pub(super) fn stat(&self, id: u64) -> Result<HostStat, VolumeError> {
@@ -159,14 +171,14 @@ pub(super) fn set_times(
     atime: Option<Timestamp>,
     mtime: Option<Timestamp>,
 ) -> Result<(), VolumeError> {
+    rustix::fs::futimens(file, &timestamps(atime, mtime))
+        .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))
+}
+
+fn timestamps(atime: Option<Timestamp>, mtime: Option<Timestamp>) -> Timestamps {
     let given = |time: Timestamp| Timespec { tv_sec: time.secs, tv_nsec: time.nanos.into() };
     let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let times = Timestamps {
-        last_access: atime.map_or(omitted, given),
-        last_modification: mtime.map_or(omitted, given),
-    };
-    rustix::fs::futimens(file, &times)
-        .map_err(|errno| VolumeError::io("set the time of a private data file")(errno.into()))
+    Timestamps { last_access: atime.map_or(omitted, given), last_modification: mtime.map_or(omitted, given) }
 }
 
 /// Copies a blob, cut or extended to a new size: by sharing extents where the host can, else hole by hole within the kernel.

@@ -198,7 +198,7 @@ impl Volume {
             Err(unfit) => return Ok(Err(unfit)),
         };
         // As programs see them: a data file's times are the host's.
-        let shown = self.record_attr(quiet.ino, &record)?;
+        let shown = self.record_attr(quiet.ino, &record, Some(host))?;
         let content = PrivateContent::Blob { digest: *digest.as_bytes(), size: host.size, allocated_bytes };
         let record =
             InodeRecord { atime: shown.atime, mtime: shown.mtime, ctime: shown.ctime, content, ..record };

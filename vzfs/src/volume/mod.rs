@@ -70,7 +70,7 @@ pub use usage::Usage;
 use self::bases::Bases;
 use self::clock::Clock;
 use self::content::Opens;
-use self::data::DataFolder;
+use self::data::{DataFolder, HostStat};
 use self::joined::Joined;
 use self::rebase::Unsettled;
 use crate::blobs::BlobStore;
@@ -394,11 +394,12 @@ impl Volume {
         match node {
             Node::Base(view) => Ok(view.attr()),
             Node::Retired(view) => Ok(Attr { nlink: 0, ..view.attr() }),
-            Node::Private(record) => self.record_attr(ino, record),
+            Node::Private(record) => self.record_attr(ino, record, None),
         }
     }
 
-    fn record_attr(&self, ino: Ino, record: &InodeRecord) -> Result<Attr> {
+    /// The attributes that a record gives, with what the host says of its data file, if that was just asked.
+    fn record_attr(&self, ino: Ino, record: &InodeRecord, host: Option<HostStat>) -> Result<Attr> {
         let mut attr = Attr {
             ino,
             kind: record.kind,
@@ -423,7 +424,7 @@ impl Volume {
                 (attr.size, attr.blocks) = (*size, allocated_bytes / 512);
             }
             PrivateContent::Data { id, stamp } => {
-                let host = self.data.stat(*id)?;
+                let host = host.map_or_else(|| self.data.stat(*id), Ok)?;
                 (attr.size, attr.blocks) = (host.size, host.blocks);
                 (attr.atime, attr.mtime) = (host.atime, host.mtime);
                 if host.ctime > *stamp {
@@ -435,13 +436,13 @@ impl Volume {
         Ok(attr)
     }
 
-    /// Moves the ctime of a record that is about to be written.
-    fn stamp(&self, record: &mut InodeRecord, now: Timestamp) -> Result<()> {
+    /// Moves the ctime of a record that is about to be written. Returns what the host says of its data file.
+    fn stamp(&self, record: &mut InodeRecord, now: Timestamp) -> Result<Option<HostStat>> {
         record.ctime = now;
-        if let PrivateContent::Data { id, stamp } = &mut record.content {
-            *stamp = self.data.stat(*id)?.ctime;
-        }
-        Ok(())
+        let PrivateContent::Data { id, stamp } = &mut record.content else { return Ok(None) };
+        let host = self.data.stat(*id)?;
+        *stamp = host.ctime;
+        Ok(Some(host))
     }
 
     /// The next number of the counter (V3).

@@ -1,5 +1,10 @@
 //! Operations on names: create, link, unlink, rmdir, rename.
 
+use std::fs::File;
+use std::sync::Arc;
+
+use super::content::{OpenFile, Sharing};
+use super::data::HostStat;
 use super::{Caller, Result, Volume, VolumeError, touch};
 use crate::acl;
 use crate::meta::{Changes, EntryRecord, InodeRecord, PrivateContent};
@@ -47,9 +52,30 @@ pub enum RenameMode {
     Whiteout(Caller),
 }
 
+/// The content of what is created.
+struct Content {
+    content: PrivateContent,
+    /// What the host says of a new data file.
+    host: Option<HostStat>,
+    /// That file, if it is to be open from the beginning, and for whom.
+    open: Option<(Arc<File>, Sharing)>,
+}
+
 impl Volume {
     /// Creates an inode and its name. A regular file starts empty.
     pub fn create(&self, dir: Ino, name: NameRef<'_>, new: NewNode<'_>, caller: Caller) -> Result<Attr> {
+        Ok(self.make(dir, name, new, caller, None)?.0)
+    }
+
+    /// The same; a regular file is opened for writing too, if it is said for whom. Nobody can remove it before it is open.
+    pub(super) fn make(
+        &self,
+        dir: Ino,
+        name: NameRef<'_>,
+        new: NewNode<'_>,
+        caller: Caller,
+        open: Option<Sharing>,
+    ) -> Result<(Attr, Option<OpenFile>)> {
         if new.kind == FileKind::Symlink && new.target.len() > MAX_SYMLINK_BYTES {
             return Err(VolumeError::NameTooLong);
         }
@@ -57,23 +83,25 @@ impl Volume {
             return Err(VolumeError::NotFound);
         }
         let ino = self.new_ino()?;
-        let mut made = None;
         let content = match new.kind {
             FileKind::File => {
                 // The host file first: see "Failure" in the module's head.
                 let id = self.new_number()?;
                 let file = self.all_data.make_room(|| self.data.create(id))?;
-                made = Some(id);
-                PrivateContent::Data { id, stamp: super::data::HostStat::of_file(&file)?.ctime }
+                let created = HostStat::of_file(&file).and_then(|host| {
+                    let content = PrivateContent::Data { id, stamp: host.ctime };
+                    let open = open.map(|sharing| (Arc::new(file), sharing));
+                    self.create_with(ino, dir, name, new, caller, Content { content, host: Some(host), open })
+                });
+                if created.is_err() {
+                    self.data.remove(id)?;
+                }
+                return created;
             }
             FileKind::Symlink => PrivateContent::Symlink(new.target.to_vec()),
             _ => PrivateContent::None,
         };
-        let created = self.create_with(ino, dir, name, new, caller, content);
-        if let (Err(_), Some(id)) = (&created, made) {
-            self.data.remove(id)?;
-        }
-        created
+        self.create_with(ino, dir, name, new, caller, Content { content, host: None, open: None })
     }
 
     fn create_with(
@@ -83,8 +111,8 @@ impl Volume {
         name: NameRef<'_>,
         new: NewNode<'_>,
         caller: Caller,
-        content: PrivateContent,
-    ) -> Result<Attr> {
+        Content { content, host, open }: Content,
+    ) -> Result<(Attr, Option<OpenFile>)> {
         let _exclusive = self.names.write();
         let dir = self.joined(dir);
         let mut batch = self.meta.changes(self.ve);
@@ -105,7 +133,8 @@ impl Volume {
         batch.put_inode(ino, &record);
         batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
         batch.commit_once(Some(ino))?;
-        self.record_attr(ino, &record)
+        let open = open.map(|(file, sharing)| self.opens.lock().open_new(ino, file, sharing));
+        Ok((self.record_attr(ino, &record, host)?, open))
     }
 
     /// Gives an inode another name. Not for directories.
@@ -131,13 +160,13 @@ impl Volume {
         let mut record = self.pin(ino, node, &mut batch);
         let now = self.clock.now();
         record.nlink += 1;
-        self.stamp(&mut record, now)?;
+        let host = self.stamp(&mut record, now)?;
         touch(&mut parent, now);
         batch.put_inode(dir, &parent);
         batch.put_inode(ino, &record);
         batch.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
         batch.commit_once(Some(ino))?;
-        self.record_attr(ino, &record)
+        self.record_attr(ino, &record, host)
     }
 
     /// Removes a name that is no directory. The inode lives on while it has other names or is open.

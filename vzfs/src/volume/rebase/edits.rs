@@ -144,7 +144,7 @@ impl Judge<'_> {
     pub(super) fn last_change(&self, entry: Option<EntryRecord>) -> Result<Option<Timestamp>> {
         let Some(EntryRecord::Node(ino, _)) = entry else { return Ok(None) };
         let Some(record) = self.volume.meta.inode(self.volume.ve, ino)? else { return Ok(None) };
-        Ok(Some(self.volume.record_attr(ino, &record)?.ctime))
+        Ok(Some(self.volume.record_attr(ino, &record, None)?.ctime))
     }
 
     /// The record of a file that takes the place of the VE's.
