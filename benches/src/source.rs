@@ -108,7 +108,7 @@ fn archive(path: &Path) -> io::Result<()> {
             tar.append_data(&mut header, format!("tree/{:02}/{:03}/", folder / 20, folder), io::empty())?;
         }
         // Half of all files below 3 KiB, one in 64 of 64 KiB.
-        let size = (100 + (noise.next() % 1000) as usize) << (noise.next() | 1 << 6).trailing_zeros();
+        let size = (100 + (noise.number() % 1000) as usize) << (noise.number() | 1 << 6).trailing_zeros();
         let size = size.min(content.len());
         noise.fill(&mut content[..size]);
         let name = format!("tree/{:02}/{:03}/file{file}.c", folder / 20, folder);
@@ -130,7 +130,7 @@ pub struct Noise(pub u64);
 
 impl Noise {
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         // xorshift64
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -141,7 +141,7 @@ impl Noise {
     /// As many as fit.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
-            let number = self.next().to_le_bytes();
+            let number = self.number().to_le_bytes();
             chunk.copy_from_slice(&number[..chunk.len()]);
         }
     }

@@ -100,7 +100,7 @@ pub(super) fn write_randomly(root: &Path) -> Result<Ready> {
     let mut noise = Noise(3);
     Ok(Box::new(move || {
         for _ in 0..RANDOM_WRITES {
-            let place = noise.next() % (RANDOM_BYTES / BLOCK_BYTES) as u64;
+            let place = noise.number() % (RANDOM_BYTES / BLOCK_BYTES) as u64;
             file.write_all_at(&block, place * BLOCK_BYTES as u64)?;
         }
         Ok(())

@@ -35,7 +35,7 @@ pub struct Row {
 pub enum Caches {
     /// What the preparation left there.
     AsPrepared,
-    /// The same work has been done once.
+    /// The same work has been done twice: what the first time leaves behind may cost the second something.
     Warm,
     /// Nothing.
     Cold,

@@ -336,3 +336,46 @@ impl Meta {
         self.write_durably(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{FileKind, Timestamp};
+
+    fn record(nlink: u32) -> InodeRecord {
+        let time = Timestamp::default();
+        InodeRecord {
+            kind: FileKind::File,
+            perm: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            nlink,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            parent: 0,
+            content: PrivateContent::None,
+            xattrs: Default::default(),
+        }
+    }
+
+    /// M3.
+    #[test]
+    fn the_orphan_table_is_in_step_with_the_records() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        let meta = Meta::open(dir.path()).expect("a database");
+        let (ve, ino) = (VeId(1), Ino::new(1 << 52).expect("legal"));
+        let put = |nlinks: &[u32]| {
+            let mut batch = meta.changes(ve);
+            nlinks.iter().for_each(|nlink| batch.put_inode(ino, &record(*nlink)));
+            batch.commit().expect("written");
+            meta.orphans(ve).expect("readable")
+        };
+        assert_eq!(put(&[1]), []);
+        assert_eq!(put(&[0]), [ino]);
+        assert_eq!(put(&[1]), [], "it has got a name again");
+        assert_eq!(put(&[0, 2]), [], "in one batch");
+        assert_eq!(put(&[2, 0]), [ino]);
+    }
+}
