@@ -120,5 +120,24 @@ fn costs_of_a_ve_do_not_grow_with_its_template() {
             &format!("template of {files} files: first create, median create, median mount"),
             format!("{}, {}, {}", ms(first), ms(created.median), ms(mounted.median)),
         );
+        for number in 0..5 {
+            fs::write(source.join(format!("folder0/file{number}")), "fixed").expect("writable");
+        }
+        host.vzfs(["template", "import", &format!("{template}@2"), source.to_str().expect("text")]).ok();
+        let mut update = vec!["update".to_owned(), "--yes".to_owned()];
+        update.extend((0..30).map(name));
+        let done = host.json(&update);
+        assert_eq!(done["counts"]["done"], 30, "{done}");
+        let id = done["id"].as_u64().expect("a number").to_string();
+        let moved = |number| {
+            let shown = host.json(["update", "show", &id, &name(number)]);
+            assert_eq!(shown["report"]["changed"], 5, "{shown}");
+            Duration::from_micros(shown["report"]["micros"].as_u64().expect("a number"))
+        };
+        let moved = spread((0..30).map(moved).collect());
+        report(
+            &format!("update of five of {files} files, median and slowest of 30 VEs"),
+            format!("{}, {}", ms(moved.median), ms(moved.worst)),
+        );
     }
 }
