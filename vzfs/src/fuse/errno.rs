@@ -31,8 +31,7 @@ pub(super) fn errno(ve: &VeName, operation: &'static str, failure: &VolumeError)
             Some(source) => return host(ve, operation, failure, source),
             None => logged(ve, operation, failure, libc::EIO),
         },
-        // RocksDB keeps the host's errno only in its text.
-        VolumeError::Meta(meta) if meta.to_string().contains("No space left") => libc::ENOSPC,
+        VolumeError::Meta(meta) if meta.is_full() => libc::ENOSPC,
         VolumeError::Meta(_) | VolumeError::Damaged { .. } => logged(ve, operation, failure, libc::EIO),
     };
     Errno::from_i32(code)

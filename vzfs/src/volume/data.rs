@@ -74,6 +74,15 @@ impl DataFolder {
         fs::metadata(self.file(id)).map(|meta| HostStat::of(&meta)).map_err(self.failed("stat", id))
     }
 
+    /// The same; `None` for a file that is not there.
+    pub(super) fn stat_if_there(&self, id: u64) -> Result<Option<HostStat>, VolumeError> {
+        match fs::metadata(self.file(id)) {
+            Ok(meta) => Ok(Some(HostStat::of(&meta))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("stat", id)(error)),
+        }
+    }
+
     /// Removes the file; that it is gone already is fine.
     pub(super) fn remove(&self, id: u64) -> Result<(), VolumeError> {
         match fs::remove_file(self.file(id)) {

@@ -251,6 +251,29 @@ fn passthrough_relabels_what_is_open_on_its_blob() {
 }
 
 #[test]
+fn a_lost_data_file_breaks_only_its_file() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let (lost, other) = (scene.at("etc/hosts"), scene.at("dir/sub/file"));
+    for ino in [lost, other] {
+        scene.volume.open_file(ino, true, Sharing::Served).expect("open");
+        scene.volume.release(ino, Sharing::Served);
+    }
+    let before = scene.volume.usage().expect("usage");
+    let folder = store.data().join(scene.ve.to_string());
+    let mut files: Vec<_> =
+        std::fs::read_dir(&folder).expect("listed").flatten().map(|file| file.path()).collect();
+    files.sort_unstable();
+    std::fs::remove_file(&files[0]).expect("removed");
+    assert!(matches!(scene.volume.attr(lost), Err(VolumeError::Io { .. })));
+    assert_eq!(content(&scene.volume, other), b"deep");
+    let after = scene.volume.usage().expect("the VE is listed all the same");
+    assert_eq!(after.private_inodes, before.private_inodes);
+    assert_eq!(after.private_logical_bytes, before.private_logical_bytes - 9);
+    assert_eq!(scene.volume.check().expect("check").len(), 1, "and the check finds it");
+}
+
+#[test]
 fn a_removed_file_goes_when_that_is_durable_and_a_crash_forgets_nothing() {
     let store = Store::new();
     let scene = Scene::new(&store, store.base());
