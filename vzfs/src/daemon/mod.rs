@@ -35,6 +35,7 @@ pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;
 
+use crate::meta::MetaError;
 use crate::store::{Store, StoreError};
 use crate::supervisor::Link;
 use crate::update::{CommandRunner, UpdateError, Updates};
@@ -123,12 +124,15 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
     result
 }
 
-/// Opens the store. A daemon whose supervisor died lets go of it in a moment.
+/// Opens the store. A daemon that is ending lets go of it in a moment: of the store's lock first, and of the database's when the kernel has come to
+/// that descriptor.
 fn open_store(config: &Config, mounter: Box<FuseMounter>) -> Result<Store, DaemonError> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match Store::create_or_open(&config.store, mounter.clone()) {
-            Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
+            Err(StoreError::Locked { .. } | StoreError::Meta(MetaError::Locked { .. }))
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(Duration::from_millis(20));
             }
             opened => return Ok(opened?),
