@@ -6,15 +6,19 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use vzfs::api::{CreateVe, GcRequest, ImportRequest, VerifyStore};
-use vzfs::store::{BoxError, Mounted, Mounter, Pace, Rebase, Store, UnmountError};
+use vzfs::store::{BoxError, Mounted, Mounter, Pace, Rebase, Store, StoreError, UnmountError};
 use vzfs::types::{FileKind, IdShift, Ino, NameRef, VeName};
 use vzfs::volume::{Caller, NewNode, Rebased, RenameMode, SetAttr, Sharing, Volume, VolumeError, XattrMode};
 
 use super::model::{ATTRIBUTE, Kind, Node, Source, extra, line, os};
 use super::plan::{Change, Op, dir_and_name};
 use super::random::Random;
+
+/// As a daemon waits for the one before it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What failed, for people.
 pub type Failure = String;
@@ -150,8 +154,16 @@ impl Inside {
     /// Opens the store and mounts all VEs.
     pub fn open(&mut self) -> Result<(), Failure> {
         self.volumes = Volumes::default();
-        let store = Store::create_or_open(&self.disk.join("store"), Box::new(self.volumes.clone()))
-            .map_err(failed("the store does not open"))?;
+        let begin = Instant::now();
+        let store = loop {
+            match Store::create_or_open(&self.disk.join("store"), Box::new(self.volumes.clone())) {
+                // A command that another test starts at this moment has this process's locks until it is another program.
+                Err(StoreError::Locked { .. }) if begin.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                opened => break opened.map_err(failed("the store does not open"))?,
+            }
+        };
         self.store = Some(store);
         let ves = self.store().ves().map_err(failed("the VEs cannot be listed"))?;
         for ve in ves {
