@@ -11,7 +11,8 @@ use vzfs_tests::torture::{Effort, Scenario};
 /// Any will do.
 const SEED: u64 = 20;
 
-/// One scenario at a time: a command that one starts has, for a moment, the descriptors of disks and stores that another is just giving back.
+/// One scenario at a time. Two at once in one process have failed as one alone never did; that a command which one starts has, for a moment, the
+/// locks of another's store may be the reason, and it is not known to be the only one.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[track_caller]

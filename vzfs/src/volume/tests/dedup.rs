@@ -208,17 +208,20 @@ fn truncations_by_path_are_never_lost() {
     let scene = Scene::new(&store, store.base());
     let (volume, blobs) = (&scene.volume, &store.blobs);
     let ino = scene.made("file", &pages());
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let given = std::thread::scope(|scope| {
-        let attempts = scope.spawn(|| {
-            let mut given = 0;
+    let (done, given) = (std::sync::atomic::AtomicBool::new(false), AtomicU32::new(0));
+    let last = std::thread::scope(|scope| {
+        scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                given += u32::from(give_up(blobs, volume, ino, || {}).expect("nothing fails").is_ok());
+                let attempt = give_up(blobs, volume, ino, || {}).expect("nothing fails");
+                given.fetch_add(u32::from(attempt.is_ok()), Ordering::Relaxed);
             }
-            given
         });
-        for round in 0..400_u64 {
-            let size = 4096 + round * 8;
+        // On a busy machine some attempts more, until one has come in between.
+        let few = |round: &u64| *round < 400 || (given.load(Ordering::Relaxed) == 0 && *round < 40_000);
+        let mut last = 0;
+        for round in (0..).take_while(few) {
+            let size = 4096 + (round % 400) * 8;
+            last = size;
             let set = SetAttr { size: Some(size), ..SetAttr::default() };
             assert_eq!(volume.set_attr(ino, set, Caller::ROOT).expect("truncate").size, size);
             assert_eq!(volume.attr(ino).expect("attr").size, size);
@@ -227,8 +230,8 @@ fn truncations_by_path_are_never_lost() {
             }
         }
         done.store(true, Ordering::Relaxed);
-        attempts.join().expect("it ends well")
+        last
     });
-    assert!(given > 0, "nothing was tried");
-    assert_eq!(volume.attr(ino).expect("attr").size, 4096 + 399 * 8);
+    assert!(given.into_inner() > 0, "nothing was tried");
+    assert_eq!(volume.attr(ino).expect("attr").size, last);
 }
