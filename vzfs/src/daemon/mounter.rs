@@ -98,7 +98,7 @@ struct BySupervisor {
 }
 
 impl Herald for BySupervisor {
-    fn write(&self, notices: Vec<Vec<u8>>) {
+    fn write(&self, notices: &[u8]) {
         self.link.notify(self.ve, notices);
     }
 }

@@ -20,8 +20,8 @@ const INVAL_ENTRY: i32 = 3;
 
 /// Writes notices to the kernel in place of this process.
 pub trait Herald: Send + Sync + std::fmt::Debug {
-    /// Writes them one after the other; returns when that is done.
-    fn write(&self, notices: Vec<Vec<u8>>);
+    /// Writes them one after the other, each of which begins with its length; returns when that is done.
+    fn write(&self, notices: &[u8]);
 }
 
 /// Sends invalidations, never from a thread that serves requests: the kernel may hold locks that such a request waits for.
@@ -55,8 +55,7 @@ impl Notices {
             {
                 let _one_at_a_time = notices.sending.lock();
                 let Relabelled { inodes, names, dirs } = changed();
-                notices.forget_listings(dirs.into_iter());
-                notices.forget_names(names.iter());
+                notices.forget_locked(dirs.into_iter(), names.iter());
                 for ino in inodes {
                     notices.forget_attr(ino);
                 }
@@ -77,24 +76,27 @@ impl Notices {
         dirs: impl Iterator<Item = Ino>,
     ) {
         let _one_at_a_time = self.sending.lock();
-        self.forget_listings(dirs);
         for ino in inodes {
             self.forget_attr(ino);
         }
-        self.forget_names(names);
+        self.forget_locked(dirs, names);
     }
 
-    fn forget_names<'a>(&self, names: impl Iterator<Item = &'a (Ino, Name)>) {
-        match self.herald.get() {
-            Some(herald) => herald.write(names.map(|(dir, name)| entry_notice(*dir, name)).collect()),
-            None => names.for_each(|(dir, name)| self.forget_name(*dir, name)),
-        }
-    }
-
-    fn forget_listings(&self, dirs: impl Iterator<Item = Ino>) {
-        match self.herald.get() {
-            Some(herald) => herald.write(dirs.map(listing_notice).collect()),
-            None => dirs.for_each(|dir| self.forget_inode(dir, 0)),
+    /// What waits for locks: listings, then names. All in one, as each time the herald is asked two processes wait for a processor.
+    fn forget_locked<'a>(
+        &self,
+        dirs: impl Iterator<Item = Ino>,
+        names: impl Iterator<Item = &'a (Ino, Name)>,
+    ) {
+        let Some(herald) = self.herald.get() else {
+            dirs.for_each(|dir| self.forget_inode(dir, 0));
+            return names.for_each(|(dir, name)| self.forget_name(*dir, name));
+        };
+        let mut notices = Vec::new();
+        dirs.for_each(|dir| put_listing_notice(&mut notices, dir));
+        names.for_each(|(dir, name)| put_entry_notice(&mut notices, *dir, name));
+        if !notices.is_empty() {
+            herald.write(&notices);
         }
     }
 
@@ -123,27 +125,25 @@ impl Notices {
 }
 
 /// Forget a name: the directory, the length of the name, no flags, the name and a zero byte.
-fn entry_notice(dir: Ino, name: &Name) -> Vec<u8> {
+fn put_entry_notice(notices: &mut Vec<u8>, dir: Ino, name: &Name) {
     let name = name.as_bytes();
     // A name has at most 255 bytes.
     let len = (name.len() as u32).to_ne_bytes();
-    notice(INVAL_ENTRY, &[&dir.get().to_ne_bytes(), &len, &[0; 4], name, &[0]])
+    put_notice(notices, INVAL_ENTRY, &[&dir.get().to_ne_bytes(), &len, &[0; 4], name, &[0]]);
 }
 
 /// Forget an inode's attributes and all its cached content: from offset 0, to the end.
-fn listing_notice(dir: Ino) -> Vec<u8> {
-    notice(INVAL_INODE, &[&dir.get().to_ne_bytes(), &[0; 8], &[0; 8]])
+fn put_listing_notice(notices: &mut Vec<u8>, dir: Ino) {
+    put_notice(notices, INVAL_INODE, &[&dir.get().to_ne_bytes(), &[0; 8], &[0; 8]]);
 }
 
 /// The header of a notice (32 bits of length, 32 bits of code, 64 bits of zero), and its body.
-fn notice(code: i32, body: &[&[u8]]) -> Vec<u8> {
+fn put_notice(notices: &mut Vec<u8>, code: i32, body: &[&[u8]]) {
     const HEADER_BYTES: usize = 16;
-    let len = HEADER_BYTES + body.iter().map(|part| part.len()).sum::<usize>();
-    let mut bytes = Vec::with_capacity(len);
     // Some hundreds of bytes.
-    bytes.extend_from_slice(&(len as u32).to_ne_bytes());
-    bytes.extend_from_slice(&code.to_ne_bytes());
-    bytes.extend_from_slice(&[0; 8]);
-    body.iter().for_each(|part| bytes.extend_from_slice(part));
-    bytes
+    let len = HEADER_BYTES + body.iter().map(|part| part.len()).sum::<usize>();
+    notices.extend_from_slice(&(len as u32).to_ne_bytes());
+    notices.extend_from_slice(&code.to_ne_bytes());
+    notices.extend_from_slice(&[0; 8]);
+    body.iter().for_each(|part| notices.extend_from_slice(part));
 }

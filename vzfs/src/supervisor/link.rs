@@ -1,7 +1,8 @@
 //! The daemon's side.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +25,6 @@ pub struct Link {
     notified: Mutex<HashMap<u64, mpsc::Sender<()>>>,
     next_number: AtomicU64,
 }
-
-/// Bytes of notices in one report; in JSON each takes up to four.
-const NOTICES_BYTES: usize = 8 << 10;
 
 /// What the daemon does when its supervisor says so.
 pub struct Orders<L, R, E> {
@@ -105,21 +103,21 @@ impl Link {
     }
 
     /// Has the supervisor write notices to a VE's connection; returns when they are written, or nobody will.
-    pub fn notify(&self, ve: VeId, notices: Vec<Vec<u8>>) {
-        let mut notices = notices.into_iter().peekable();
-        while notices.peek().is_some() {
-            let (mut part, mut bytes) = (Vec::new(), 0);
-            while let Some(notice) = notices.next_if(|next| bytes == 0 || bytes + next.len() <= NOTICES_BYTES)
-            {
-                bytes += notice.len();
-                part.push(notice);
-            }
-            let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-            let (sender, written) = mpsc::channel();
-            self.notified.lock().insert(number, sender);
-            self.report(&Report::Notify { ve, number, notices: part });
+    pub fn notify(&self, ve: VeId, notices: &[u8]) {
+        let sheet = match sheet(notices) {
+            Ok(sheet) => sheet,
+            Err(error) => return tracing::warn!(%ve, %error, "the kernel is not told of changed names"),
+        };
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let (sender, written) = mpsc::channel();
+        self.notified.lock().insert(number, sender);
+        match self.channel.send(&Report::Notify { ve, number }, &[sheet.as_fd()]) {
             // An error when the supervisor is gone: then the mounts end.
-            let _ended = written.recv();
+            Ok(()) => drop(written.recv()),
+            Err(error) => {
+                self.notified.lock().remove(&number);
+                tracing::warn!(%ve, %error, "the supervisor was not told");
+            }
         }
     }
 
@@ -162,4 +160,11 @@ impl Link {
         })?;
         Ok(())
     }
+}
+
+/// A file in memory, as a message has room for few names.
+fn sheet(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create(c"notices", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
 }

@@ -74,13 +74,11 @@ pub enum Report {
     Failed(String),
     /// Please replace this daemon by a new one.
     Replace,
-    /// Write these notices to a VE's connection, one after the other, and say so.
+    /// Write the notices in the descriptor's file to a VE's connection, one after the other, and say so.
     Notify {
         /// The VE.
         ve: VeId,
         /// Which answer belongs to it.
         number: u64,
-        /// What is written.
-        notices: Vec<Vec<u8>>,
     },
 }

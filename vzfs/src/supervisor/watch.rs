@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -182,9 +183,9 @@ async fn obey(
         Report::Drop(ve) => {
             held.remove(&ve);
         }
-        Report::Notify { ve, number, notices } => {
+        Report::Notify { ve, number } => {
             let device = held.get(&ve).and_then(|(_, [device, _])| device.try_clone().ok());
-            notify(device, notices, number, Arc::clone(&daemon.channel));
+            notify(device, descriptors.into_iter().next(), number, Arc::clone(&daemon.channel));
         }
         Report::Ready => daemon.ready = true,
         Report::Failed(why) => daemon.failed = Some(why),
@@ -205,12 +206,13 @@ async fn obey(
 }
 
 /// Writes notices in a thread of its own: it may have to wait for the daemon, or for the next.
-fn notify(device: Option<OwnedFd>, notices: Vec<Vec<u8>>, number: u64, channel: Arc<Channel>) {
+fn notify(device: Option<OwnedFd>, sheet: Option<OwnedFd>, number: u64, channel: Arc<Channel>) {
     let answer = Arc::clone(&channel);
     let write = move || {
-        for notice in device.iter().flat_map(|device| notices.iter().map(move |notice| (device, notice))) {
-            // Refused when the kernel does not know the name, or the mount is gone.
-            let _ = rustix::io::write(notice.0, notice.1);
+        if let Some((device, sheet)) = device.zip(sheet)
+            && let Err(error) = write_notices(&device, &mut File::from(sheet))
+        {
+            error!(%error, "the kernel is not told of changed names");
         }
         // One that died meanwhile asks no more.
         let _ = channel.send(&Order::Notified(number), &[]);
@@ -219,6 +221,21 @@ fn notify(device: Option<OwnedFd>, notices: Vec<Vec<u8>>, number: u64, channel: 
         error!(%error, "the kernel is not told of changed names");
         let _ = answer.send(&Order::Notified(number), &[]);
     }
+}
+
+/// Writes each notice of a sheet, whose first 32 bits say how long it is.
+fn write_notices(device: &OwnedFd, sheet: &mut File) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    sheet.rewind()?;
+    sheet.read_to_end(&mut bytes)?;
+    let mut rest = &bytes[..];
+    while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len) as usize) {
+        let (notice, others) = rest.split_at_checked(len.max(1)).ok_or(io::ErrorKind::InvalidData)?;
+        // Refused when the kernel does not know the name, or the mount is gone.
+        let _ = rustix::io::write(device, notice);
+        rest = others;
+    }
+    Ok(())
 }
 
 /// Asks the program that would be started whether it can read the store.
