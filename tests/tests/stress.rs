@@ -169,7 +169,8 @@ fn all_stressors_of_filesystems_verify() {
     host.vzfs(["ve", "umount", "stress"]).ok();
     host.vzfs(["ve", "mount", "stress"]).ok();
     // The files themselves go a moment later, when that is durable.
-    let script = "for i in $(seq 300); do find \"$1\" -type f | grep -q . || exit 0; sleep 0.1; done; exit 1";
+    let script =
+        "for i in $(seq 300); do [ -n \"$(find \"$1\" -type f)\" ] || exit 0; sleep 0.1; done; exit 1";
     host_sh(script, [host.store().join("data")]);
     host.vzfs(["template", "verify", "sample"]).ok();
     let source = host.scratch().join("source");
