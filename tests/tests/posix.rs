@@ -5,9 +5,11 @@
 //! runs in the same way beside the VE and must pass the same cases: a failure there is the machine's or the suite's.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::{fs, iter};
 
 use vzfs_tests::host::{finish, run};
 use vzfs_tests::measure::report;
@@ -86,12 +88,16 @@ struct Suite<'a> {
 }
 
 impl Suite<'_> {
+    /// Runs the cases that need no remount, or those that do.
     fn go(&self, remount: bool) -> Verdict {
         let configuration = self.scratch.join(format!("pjdfstest-{remount}.toml"));
         fs::write(&configuration, CONFIGURATION.replace("REMOUNT", &remount.to_string())).expect("write");
         let mut command = Command::new(program("pjdfstest"));
         command.arg("-c").arg(&configuration).arg("-s").arg(self.other).arg("-p").arg(self.folder);
-        command.env("NO_COLOR", "1").env("RUST_BACKTRACE", "0");
+        command
+            .env("NO_COLOR", "1")
+            .env("RUST_BACKTRACE", "0")
+            .env("PATH", path_without_mount_helpers(self.scratch));
         if let Some(library) = self.preload {
             command.env("LD_PRELOAD", library);
         }
@@ -112,6 +118,15 @@ impl Suite<'_> {
         passed.extend(read_only.passed);
         passed
     }
+}
+
+/// A search path with a `mount` that runs no helper: Debian's fuse3 has one for all FUSE filesystems (mount.fuse3(8)), which can start programs and not remount.
+fn path_without_mount_helpers(scratch: &Path) -> OsString {
+    let (folder, path) = (scratch.join("bin"), std::env::var_os("PATH").unwrap_or_default());
+    fs::create_dir_all(&folder).expect("mkdir");
+    fs::write(folder.join("mount"), "#!/bin/sh\nPATH=${PATH#*:} exec mount -i \"$@\"\n").expect("write");
+    fs::set_permissions(folder.join("mount"), fs::Permissions::from_mode(0o755)).expect("chmod");
+    std::env::join_paths(iter::once(folder).chain(std::env::split_paths(&path))).expect("no colon in it")
 }
 
 /// The cases that pass on a VE.

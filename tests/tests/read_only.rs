@@ -50,20 +50,20 @@ fn a_mount_is_made_read_only_and_writable_again() {
     let before = host.diff("data");
 
     // A descriptor that writes stands in the way, as everywhere.
-    let busy = "exec 3>>\"$1/etc/private\"; if mount -o remount,ro \"$1\" 2>&1; then exit 1; fi; echo >> \"$1/tmp/a\"; rm \"$1/tmp/a\"";
+    let busy = "exec 3>>\"$1/etc/private\"; if mount -i -o remount,ro \"$1\" 2>&1; then exit 1; fi; echo >> \"$1/tmp/a\"; rm \"$1/tmp/a\"";
     assert!(host_sh(busy, [&root]).text().contains("busy"));
 
-    host_sh("mount -o remount,ro \"$1\"; findmnt -no OPTIONS \"$1\" | grep -q '^ro,'", [&root]);
+    host_sh("mount -i -o remount,ro \"$1\"; findmnt -no OPTIONS \"$1\" | grep -q '^ro,'", [&root]);
     assert_eq!(host_sh("python3 -c \"$1\" \"$2\"", [CHANGES.as_ref(), root.as_os_str()]).text(), "");
     host_sh(
-        "mount -o remount,rw \"$1\"; echo >> \"$1/etc/hostname\"; test \"$(wc -l < \"$1/etc/hostname\")\" = 2",
+        "mount -i -o remount,rw \"$1\"; echo >> \"$1/etc/hostname\"; test \"$(wc -l < \"$1/etc/hostname\")\" = 2",
         [&root],
     );
     host_sh("printf 'hostname\\n' > \"$1/etc/hostname\"", [&root]);
 
     // Only one mount of two.
     let seen = host.scratch().join("seen");
-    host_sh("mkdir \"$2\"; mount --bind \"$1\" \"$2\"; mount -o remount,bind,ro \"$2\"", [&root, &seen]);
+    host_sh("mkdir \"$2\"; mount --bind \"$1\" \"$2\"; mount -i -o remount,bind,ro \"$2\"", [&root, &seen]);
     assert_eq!(host_sh("python3 -c \"$1\" \"$2\"", [CHANGES.as_ref(), seen.as_os_str()]).text(), "");
     host_sh(
         "echo more > \"$1/etc/more\"; test \"$(cat \"$2/etc/more\")\" = more; rm \"$1/etc/more\"; umount \"$2\"",
@@ -71,7 +71,7 @@ fn a_mount_is_made_read_only_and_writable_again() {
     );
 
     // A read-only mount is no obstacle to the daemon, and the next one is writable.
-    host_sh("mount -o remount,ro \"$1\"", [&root]);
+    host_sh("mount -i -o remount,ro \"$1\"", [&root]);
     host.vzfs(["ve", "umount", "data"]).ok();
     host.vzfs(["ve", "mount", "data"]).ok();
     host_sh("echo >> \"$1/etc/private\"", [&root]);
