@@ -222,9 +222,7 @@ impl Meta {
 
     /// All private inodes of a VE, ordered by number.
     pub fn all_inodes(&self, ve: VeId) -> Result<Vec<(Ino, InodeRecord)>, MetaError> {
-        self.rows(INODES, ve, |key, value| {
-            InodeRecord::decode(value).map_err(|why| damaged(INODES, key, &why))
-        })
+        self.inodes_from(ve, None, usize::MAX)
     }
 
     /// The next `count` private inodes of a VE, from `from` on, ordered by number.
@@ -234,10 +232,11 @@ impl Meta {
         from: Option<Ino>,
         count: usize,
     ) -> Result<Vec<(Ino, InodeRecord)>, MetaError> {
-        let start = from.map_or_else(|| keys::ve(ve).to_vec(), |from| keys::inode(ve, from).to_vec());
-        self.rows_from(INODES, ve, &start, count, |key, value| {
-            InodeRecord::decode(value).map_err(|why| damaged(INODES, key, &why))
-        })
+        let decoded = |(ino, key, value): KeyedRow| {
+            let record = InodeRecord::decode(&value).map_err(|why| damaged(INODES, &key, &why))?;
+            Ok((ino, record))
+        };
+        self.keyed(INODES, ve, from).take(count).map(|row| row.and_then(decoded)).collect()
     }
 
     /// Calls `visit` with every blob that a private record of any VE names and its size, as of one moment. One that several records name comes several
@@ -256,42 +255,22 @@ impl Meta {
 
     /// The numbers of all private inodes of a VE, in order.
     pub fn inode_numbers(&self, ve: VeId) -> impl Iterator<Item = Result<Ino, MetaError>> {
-        self.keyed(INODES, ve, keys::ve(ve).to_vec()).map(|row| row.map(|(ino, ..)| ino))
+        self.keyed(INODES, ve, None).map(|row| row.map(|(ino, ..)| ino))
     }
 
     /// Inodes that were removed and not yet forgotten when the VE was last in use.
     pub fn orphans(&self, ve: VeId) -> Result<Vec<Ino>, MetaError> {
-        Ok(self.rows(ORPHANS, ve, |_, _| Ok(()))?.into_iter().map(|(ino, ())| ino).collect())
+        self.keyed(ORPHANS, ve, None).map(|row| row.map(|(ino, ..)| ino)).collect()
     }
 
-    fn rows<T>(
-        &self,
-        table: &'static str,
-        ve: VeId,
-        decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
-    ) -> Result<Vec<(Ino, T)>, MetaError> {
-        self.rows_from(table, ve, &keys::ve(ve), usize::MAX, decode)
-    }
-
-    fn rows_from<T>(
-        &self,
-        table: &'static str,
-        ve: VeId,
-        start: &[u8],
-        count: usize,
-        decode: impl Fn(&[u8], &[u8]) -> Result<T, MetaError>,
-    ) -> Result<Vec<(Ino, T)>, MetaError> {
-        let decoded = |(ino, key, value): KeyedRow| Ok((ino, decode(&key, &value)?));
-        self.keyed(table, ve, start.to_vec()).take(count).map(|row| row.and_then(decoded)).collect()
-    }
-
-    /// The rows of a VE in a table whose keys are inodes, from a key on.
+    /// The rows of a VE in a table whose keys are inodes, from an inode on.
     fn keyed(
         &self,
         table: &'static str,
         ve: VeId,
-        start: Vec<u8>,
+        from: Option<Ino>,
     ) -> impl Iterator<Item = Result<KeyedRow, MetaError>> {
+        let start = from.map_or_else(|| keys::ve(ve).to_vec(), |from| keys::inode(ve, from).to_vec());
         let mut options = ReadOptions::default();
         if let Some(end) = keys::ve_end(ve) {
             options.set_iterate_upper_bound(end.to_vec());

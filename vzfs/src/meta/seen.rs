@@ -77,15 +77,7 @@ impl Meta {
 
     /// Forgets all data files of a VE.
     pub(super) fn delete_all_seen(&self, batch: &mut WriteBatch, ve: VeId) -> Result<(), MetaError> {
-        let start = keys::ve(ve);
-        for row in self.db.iterator_cf(self.table(SEEN), IteratorMode::From(&start, Direction::Forward)) {
-            let (key, _) = row?;
-            match keys::data_file_of(&key) {
-                Some((of, data)) if of == ve => self.delete_seen(batch, ve, data)?,
-                _ => break,
-            }
-        }
-        Ok(())
+        self.seen_from(ve, 0, usize::MAX)?.into_iter().try_for_each(|data| self.delete_seen(batch, ve, data))
     }
 
     /// Up to `count` data files that had this content when they were hashed.
