@@ -99,7 +99,7 @@ impl<'a> Batch<'a> {
     /// Adds content that is in memory.
     pub fn add_bytes(&self, content: &[u8]) -> Result<Stored, BlobError> {
         let summary = ingest::summarize(content);
-        if self.is_known(&summary.digest)? {
+        if self.has(&summary.digest)? {
             return Ok(self.reused(summary));
         }
         let (staged, file) = self.stage()?;
@@ -135,7 +135,7 @@ impl<'a> Batch<'a> {
                 }
             };
             let summary = written.map_err(|error| self.pass_error(error, &staged))?;
-            if self.is_known(&summary.digest)? {
+            if self.has(&summary.digest)? {
                 Ok(self.reused(summary))
             } else {
                 Ok(self.register(summary, staged))
@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
             let looked =
                 ingest::pass_file(&mut look, file, size, sparse, buffer).and_then(|()| look.finish());
             let seen = looked.map_err(pass_read_error)?;
-            if self.is_known(&seen.digest)? {
+            if self.has(&seen.digest)? {
                 return Ok(self.reused(seen));
             }
             let (staged, target) = self.stage()?;
@@ -194,17 +194,9 @@ impl<'a> Batch<'a> {
         let looked = ingest::pass_file(&mut look, &clone, u64::try_from(size).unwrap_or(0), sparse, buffer)
             .and_then(|()| look.finish());
         let summary = looked.map_err(|error| self.pass_error(error, &staged))?;
-        let stored = if self.is_known(&summary.digest)? {
-            self.reused(summary)
-        } else {
-            self.register(summary, staged)
-        };
+        let stored =
+            if self.has(&summary.digest)? { self.reused(summary) } else { self.register(summary, staged) };
         Ok(Some(stored))
-    }
-
-    /// Whether the store or the batch has content already; then the batch relies on it.
-    pub fn has(&self, digest: &Digest) -> Result<bool, BlobError> {
-        self.is_known(digest)
     }
 
     /// Adds a file whose content was hashed before, sharing the data when the filesystem can; the file is read past the page cache, and `read` is
@@ -317,7 +309,8 @@ impl<'a> Batch<'a> {
         Ok((staged, File::from(file)))
     }
 
-    fn is_known(&self, digest: &Digest) -> Result<bool, BlobError> {
+    /// Whether the store or the batch has content already; then the batch relies on it.
+    pub fn has(&self, digest: &Digest) -> Result<bool, BlobError> {
         let staged = self.staged.lock().contains_key(digest);
         self.store.reprieve(digest);
         if let Some(wanted) = &self.wanted {
