@@ -71,7 +71,7 @@ impl World {
 
     /// Removes the VE's files. Its records stay: removing them range by range would slow the database down more than they do.
     pub fn remove_data(&self, ve: VeId) {
-        Volume::remove_data(&self.dir.join("data"), ve).expect("removable");
+        PrivateData::remove_all(&self.dir.join("data"), ve).expect("removable");
     }
 }
 

@@ -40,7 +40,7 @@ use crate::api::{GcReport, GcRequest};
 use crate::meta::Table;
 use crate::tree::TreeError;
 use crate::types::{Digest, VeId};
-use crate::volume::Volume;
+use crate::volume::{PrivateData, Volume};
 
 /// How often a collection that waits for imports looks whether the daemon is ending.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -200,7 +200,7 @@ impl Store {
                 report.file_bytes += bytes;
             }
             if !report.dry_run {
-                Volume::remove_data(&data, id).map_err(|source| StoreError::RemoveData { id, source })?;
+                PrivateData::remove_all(&data, id).map_err(|source| StoreError::RemoveData { id, source })?;
             }
         }
         Ok(())

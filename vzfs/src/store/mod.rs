@@ -283,7 +283,7 @@ impl Store {
 
     /// Removes what is left of a VE whose record says `removing`, the record last (S3).
     fn erase(&self, id: VeId) -> Result<(), StoreError> {
-        crate::volume::Volume::remove_data(&self.layout.data(), id)
+        PrivateData::remove_all(&self.layout.data(), id)
             .map_err(|source| StoreError::RemoveData { id, source })?;
         self.meta.drop_private(id)?;
         self.meta.delete(Table::Ve, &id.to_string())?;

@@ -51,7 +51,6 @@ mod tests;
 mod usage;
 mod walk;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -244,11 +243,6 @@ impl Volume {
     /// What became of the requests of a connection, under whichever process.
     pub fn outcomes(&self, connection: u64) -> Result<Outcomes> {
         Ok(self.meta.outcomes(self.ve, connection)?)
-    }
-
-    /// Removes all data files of a VE that is no more.
-    pub fn remove_data(data: &Path, ve: VeId) -> std::io::Result<()> {
-        PrivateData::remove_all(data, ve)
     }
 
     /// With the bases that it had since it was mounted, if it still is: the kernel may know files of theirs.
@@ -500,22 +494,25 @@ impl Volume {
 
     /// Removes an inode for good if it has no name and no handle. The kernel has forgotten it, or a direct user has no more use for it.
     pub fn forget(&self, ino: Ino) -> Result<()> {
-        let _exclusive = self.names.write();
-        if self.opens.lock().has(ino) {
-            return Ok(());
-        }
-        let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
-            return Ok(());
-        };
-        let mut batch = self.meta.changes(self.ve);
-        batch.delete_inode(ino, &record);
-        if let PrivateContent::Data { id, .. } = record.content {
-            batch.put_removal(id);
-            batch.commit()?;
-            self.all_data.add(self.ve, id);
-        } else {
+        let content = {
+            let _exclusive = self.names.write();
+            if self.opens.lock().has(ino) {
+                return Ok(());
+            }
+            let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
+                return Ok(());
+            };
+            let mut batch = self.meta.changes(self.ve);
+            batch.delete_inode(ino, &record);
+            if let PrivateContent::Data { id, .. } = record.content {
+                batch.put_removal(id);
+            }
             batch.commit()?;
             self.joined.forget(ino);
+            record.content
+        };
+        if let PrivateContent::Data { id, .. } = content {
+            self.all_data.add(self.ve, id);
         }
         Ok(())
     }

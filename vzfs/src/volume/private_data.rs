@@ -124,8 +124,8 @@ impl PrivateData {
         }
     }
 
-    /// Removes the folder of a VE that is no more.
-    pub(super) fn remove_all(dir: &Path, ve: VeId) -> std::io::Result<()> {
+    /// Removes all data files of a VE that is no more.
+    pub fn remove_all(dir: &Path, ve: VeId) -> std::io::Result<()> {
         match fs::remove_dir_all(dir.join(ve.to_string())) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
