@@ -341,7 +341,8 @@ fn size_bytes(text: &str) -> Result<u64, String> {
 }
 
 fn time_secs(text: &str) -> Result<u64, String> {
-    vzfs::api::duration_secs(text).ok_or_else(|| "write a number with d, h, m or s, as in 30m".to_owned())
+    let secs = vzfs::api::duration_secs(text).filter(|secs| *secs > 0);
+    secs.ok_or_else(|| "write a number with d, h, m or s, as in 30m".to_owned())
 }
 
 /// What `--id-shift` of `ve set` says.

@@ -155,16 +155,8 @@ pub(crate) enum UpdateCommand {
 
 /// A time: a number with its unit, in seconds.
 fn seconds(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        // What a default value is written as.
-        "" | "s" => Some(1),
-        "m" => Some(60),
-        "h" => Some(3600),
-        "d" => Some(86_400),
-        _ => None,
-    };
-    let seconds = digits.parse::<u32>().ok().zip(unit).map(|(count, unit)| u64::from(count) * unit);
+    // Without a unit: what a default value is written as.
+    let seconds = text.parse::<u32>().ok().map(u64::from).or_else(|| vzfs::api::duration_secs(text));
     seconds.ok_or_else(|| "write a number and s, m, h or d, as in 30s".to_owned())
 }
 

@@ -159,7 +159,7 @@ pub mod rfc3339 {
     }
 }
 
-/// A time as people give it in options, in seconds: a number above 0 and `d`, `h`, `m` or `s`, as in `30d`.
+/// A time as people give it in options, in seconds: a number and `d`, `h`, `m` or `s`, as in `30d`.
 pub fn duration_secs(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit_secs = match &text[digits.len()..] {
@@ -169,11 +169,7 @@ pub fn duration_secs(text: &str) -> Option<u64> {
         "s" => 1,
         _ => return None,
     };
-    digits
-        .parse::<u32>()
-        .ok()
-        .and_then(|count| u64::from(count).checked_mul(unit_secs))
-        .filter(|secs| *secs > 0)
+    digits.parse::<u32>().ok().map(|count| u64::from(count) * unit_secs)
 }
 
 #[cfg(test)]

@@ -135,6 +135,7 @@ fn interval(text: &str) -> Result<Every, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     duration_secs(text)
+        .filter(|secs| *secs > 0)
         .map(Duration::from_secs)
         .ok_or_else(|| "write a number and d, h, m or s, as in 30d".to_owned())
 }
