@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use fuser::{Errno, FileAttr, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
+use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
 use tracing::warn;
 
 use super::convert::{ENDLESS, file_attr};
@@ -148,12 +148,13 @@ impl Dispatch {
 
     /// Answers a request that changed these names: where the kernel has another directory for one, after it was told of that.
     pub(super) fn answer_change(&self, names: &[(INodeNo, &OsStr)], answer: impl FnOnce() + Send + 'static) {
-        let mut told = true;
-        for (dir, name) in names {
-            let is_joined = ino(*dir).is_ok_and(|dir| self.volume.changed_in(dir, name.as_bytes()));
-            told &= !is_joined;
+        let is_joined = |(dir, name): &&(INodeNo, &OsStr)| {
+            ino(*dir).is_ok_and(|dir| self.volume.changed_in(dir, name.as_bytes()))
+        };
+        match names.iter().filter(is_joined).count() {
+            0 => answer(),
+            _ => self.forget_relabelled_under_lock(answer),
         }
-        if told { answer() } else { self.forget_relabelled_under_lock(answer) }
     }
 
     /// After the listing of a directory was answered.
@@ -201,41 +202,28 @@ impl Dispatch {
         }
     }
 
-    /// What a name leads to.
+    /// What a name in a directory leads to. `made` is that name if the request made it.
     pub(super) fn reply_entry(
         &self,
         operation: &'static str,
         dir: INodeNo,
+        made: Option<&OsStr>,
         found: Result<Attr, VolumeError>,
         reply: ReplyEntry,
     ) {
-        match found.map(|attr| self.entry(dir, attr)) {
-            Ok(Ok(entry)) => entry.send(reply),
-            Ok(Err(error)) => reply.error(error),
+        match found {
+            Ok(attr) => {
+                if let Err(error) = self.refer(attr.ino) {
+                    return reply.error(error);
+                }
+                let (attr, lifetime) = self.with_lifetime(attr);
+                let (attr, name_lifetime) = (file_attr(&attr), self.names_lifetime(dir));
+                self.answer_change(made.map(|name| (dir, name)).as_slice(), move || {
+                    reply.entry_with_ttls(&lifetime, &name_lifetime, &attr, GENERATION);
+                });
+            }
             Err(error) => reply.error(self.failed(operation, &error)),
         }
-    }
-
-    /// What a name leads to that was made.
-    pub(super) fn reply_made(
-        &self,
-        operation: &'static str,
-        (dir, name): (INodeNo, &OsStr),
-        made: Result<Attr, VolumeError>,
-        reply: ReplyEntry,
-    ) {
-        match made.map(|attr| self.entry(dir, attr)) {
-            Ok(Ok(entry)) => self.answer_change(&[(dir, name)], move || entry.send(reply)),
-            Ok(Err(error)) => reply.error(error),
-            Err(error) => reply.error(self.failed(operation, &error)),
-        }
-    }
-
-    /// What is told of an inode that a name in this directory leads to: a reference that counts.
-    fn entry(&self, dir: INodeNo, attr: Attr) -> Result<Entry, Errno> {
-        self.refer(attr.ino)?;
-        let (attr, lifetime) = self.with_lifetime(attr);
-        Ok(Entry { attr: file_attr(&attr), lifetime, name_lifetime: self.names_lifetime(dir) })
     }
 
     /// Names that were removed or moved.
@@ -258,10 +246,7 @@ impl Dispatch {
         done: Result<(), VolumeError>,
         reply: ReplyEmpty,
     ) {
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.failed(operation, &error)),
-        }
+        self.reply_changed(operation, &[], done, reply);
     }
 
     /// Counts the reference that a reply is about to give to the kernel.
@@ -321,18 +306,5 @@ impl Dispatch {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");
         }
-    }
-}
-
-/// What a reply tells of a name.
-struct Entry {
-    attr: FileAttr,
-    lifetime: Duration,
-    name_lifetime: Duration,
-}
-
-impl Entry {
-    fn send(&self, reply: ReplyEntry) {
-        reply.entry_with_ttls(&self.lifetime, &self.name_lifetime, &self.attr, GENERATION);
     }
 }

@@ -82,7 +82,7 @@ impl Filesystem for Dispatch {
         let found = ino(parent).and_then(|dir| self.find(req.pid(), dir, name));
         match found {
             Err(VolumeError::NotFound) => reply.entry(&self.names_lifetime(parent), &ABSENT, GENERATION),
-            found => self.reply_entry("lookup", parent, found, reply),
+            found => self.reply_entry("lookup", parent, None, found, reply),
         }
     }
 
@@ -179,19 +179,19 @@ impl Filesystem for Dispatch {
                 let new = NewNode { umask: perm(umask), rdev, ..NewNode::new(kind, perm(mode)) };
                 self.create_node(req, parent, name, new)
             });
-        self.reply_made("mknod", (parent, name), made, reply);
+        self.reply_entry("mknod", parent, Some(name), made, reply);
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.requests.count(Kind::Mkdir);
         let new = NewNode { umask: perm(umask), ..NewNode::new(FileKind::Dir, perm(mode)) };
-        self.reply_made("mkdir", (parent, name), self.create_node(req, parent, name, new), reply);
+        self.reply_entry("mkdir", parent, Some(name), self.create_node(req, parent, name, new), reply);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.requests.count(Kind::Symlink);
         let new = NewNode { target: target.as_os_str().as_bytes(), ..NewNode::new(FileKind::Symlink, 0o777) };
-        self.reply_made("symlink", (parent, name), self.create_node(req, parent, name, new), reply);
+        self.reply_entry("symlink", parent, Some(name), self.create_node(req, parent, name, new), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -242,7 +242,7 @@ impl Filesystem for Dispatch {
         self.requests.count(Kind::Link);
         let link = || self.volume.link(ino(node)?, ino(newparent)?, name_of(newname)?);
         let linked = self.once(req, |made| self.made(made), link);
-        self.reply_made("link", (newparent, newname), linked, reply);
+        self.reply_entry("link", newparent, Some(newname), linked, reply);
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
