@@ -138,17 +138,9 @@ pub fn picture(curve: &Curve) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::Under;
 
     fn curve(points: &[(Kind, usize, u64)]) -> Curve {
-        let about = About {
-            date: "2026-01-01".to_owned(),
-            kernel: "6.18".to_owned(),
-            cpus: 2,
-            memory_bytes: 4 << 30,
-            filesystem: Under::Ext4,
-            commit: "abc".to_owned(),
-        };
+        let about = About::example();
         let point = |&(system, ves, mib): &(Kind, usize, u64)| Point {
             system,
             ves,

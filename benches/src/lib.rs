@@ -7,6 +7,7 @@ pub mod compare;
 pub mod curve;
 pub mod memory;
 pub mod micro;
+pub mod options;
 pub mod plot;
 pub mod report;
 pub mod run;

@@ -45,6 +45,19 @@ pub struct About {
 }
 
 impl About {
+    /// Some machine, for tests.
+    #[cfg(test)]
+    pub(crate) fn example() -> About {
+        About {
+            date: "2026-01-01".to_owned(),
+            kernel: "6.18".to_owned(),
+            cpus: 2,
+            memory_bytes: 4 << 30,
+            filesystem: Under::Ext4,
+            commit: "abc".to_owned(),
+        }
+    }
+
     /// This machine, now.
     ///
     /// # Errors
@@ -312,14 +325,7 @@ mod tests {
     }
 
     fn report(rows: Vec<RowReport>) -> Report {
-        let about = About {
-            date: "2026-01-01".to_owned(),
-            kernel: "6.18".to_owned(),
-            cpus: 2,
-            memory_bytes: 4 << 30,
-            filesystem: Under::Ext4,
-            commit: "abc".to_owned(),
-        };
+        let about = About::example();
         Report { about, rows }
     }
 

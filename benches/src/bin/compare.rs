@@ -1,17 +1,16 @@
 //! `compare`: vzfs beside its peers.
 #![allow(clippy::print_stdout, reason = "a program that prints tables")]
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use vzfs_benches::compare::{Systems, measure};
-use vzfs_benches::report::{About, Format, Report, merge, read, tables};
+use vzfs_benches::options::Options;
+use vzfs_benches::report::{About, Report, merge, read, tables};
 use vzfs_benches::run::say;
-use vzfs_benches::source;
 use vzfs_benches::stats::time;
-use vzfs_benches::system::{Kind, Place, Under, open};
+use vzfs_benches::system::{Kind, open};
 use vzfs_benches::work::{ROWS, Row};
 
 /// Shows the same Debian tree through several filesystems, has the same work done on each in turns, and prints medians and their ratios to the
@@ -31,21 +30,11 @@ struct Arguments {
     /// One round of everything.
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
-    /// The filesystem under all of them.
-    #[arg(long, default_value = "ext4")]
-    filesystem: Under,
-    /// What is printed.
-    #[arg(long, default_value = "table")]
-    format: Format,
-    /// Write the results to this file, as JSON.
-    #[arg(long)]
-    output: Option<PathBuf>,
     /// Measure nothing: print what these files of earlier runs say, together.
     #[arg(long, num_args = 1.., conflicts_with_all = ["rows", "rounds", "quick"])]
     merge: Vec<PathBuf>,
-    /// The program of fuse-overlayfs 2.
-    #[arg(long, env = "FUSE_OVERLAYFS_2", default_value = "fuse-overlayfs-2", hide = true)]
-    fuse_overlayfs_2: PathBuf,
+    #[command(flatten)]
+    options: Options,
 }
 
 fn main() -> Result<()> {
@@ -55,14 +44,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let report = if arguments.merge.is_empty() { run(&arguments)? } else { merge(read(&arguments.merge)?)? };
-    let json = serde_json::to_string_pretty(&report)? + "\n";
-    if let Some(path) = &arguments.output {
-        fs::write(path, &json).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    match arguments.format {
-        Format::Json => print!("{json}"),
-        Format::Table => print!("{}", tables(&report)),
-    }
+    print!("{}", arguments.options.tell(&report, tables)?);
     Ok(())
 }
 
@@ -88,13 +70,8 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Row>> {
 
 fn run(arguments: &Arguments) -> Result<Report> {
     let rows = chosen(&arguments.rows)?;
-    let about = About::here(arguments.filesystem)?;
-    let place = Place {
-        tree: source::tree().context("cannot make the tree")?,
-        huge: rows.iter().any(|row| row.huge),
-        under: arguments.filesystem,
-        fuse_overlayfs_2: arguments.fuse_overlayfs_2.clone(),
-    };
+    let about = About::here(arguments.options.filesystem)?;
+    let place = arguments.options.place(rows.iter().any(|row| row.huge))?;
     let kinds = if arguments.systems.is_empty() { Kind::value_variants() } else { &arguments.systems };
     let mut systems = Systems::new();
     for &kind in kinds {
