@@ -166,6 +166,12 @@ pub(crate) fn plural(number: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// Numbers with what they are of, but for those of nothing: `3 done, 1 failed`.
+pub(crate) fn counts(numbers: &[(u64, &str)]) -> String {
+    let some = numbers.iter().filter(|(number, _)| *number > 0);
+    some.map(|(number, what)| format!("{} {what}", count(*number))).collect::<Vec<_>>().join(", ")
+}
+
 /// A moment, to the second.
 pub(crate) fn moment(time: Timestamp) -> String {
     rfc3339::format(Timestamp { nanos: 0, ..time }).replace('T', " ").replace('Z', " UTC")

@@ -8,7 +8,7 @@ use vzfs::api::{
 use super::{Context, absolute};
 use crate::cli::StoreCommand;
 use crate::error::{Exit, Failure, Result};
-use crate::output::{Column, NOTHING, count, fields, moment, plural, printable, size, table};
+use crate::output::{Column, NOTHING, count, counts, fields, moment, plural, printable, size, table};
 
 /// Runs one of the store commands.
 pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
@@ -192,17 +192,15 @@ fn deduplicated(report: &DedupReport) -> String {
     );
     text.push_str(&format!("{} read, {}; ", plural(report.hashed_files, "file"), size(report.hashed_bytes)));
     let skipped = report.skipped;
-    let reasons = [
+    let told = counts(&[
         (skipped.small, "small"),
         (skipped.sparse, "sparse"),
         (skipped.recent, "changed not long ago"),
         (skipped.open, "in use"),
         (skipped.changed, "changed meanwhile"),
         (skipped.unreadable, "UNREADABLE"),
-    ];
-    let told = reasons.iter().filter(|(files, _)| *files > 0);
-    let told: Vec<String> = told.map(|(files, why)| format!("{} {why}", count(*files))).collect();
-    let told = if told.is_empty() { "none".to_owned() } else { told.join(", ") };
+    ]);
+    let told = if told.is_empty() { "none" } else { &told };
     text.push_str(&format!("left alone: {told}\n"));
     if report.longest_pause_us > 0 {
         text.push_str(&format!("longest pause of a VE: {} us\n", count(report.longest_pause_us)));

@@ -8,7 +8,7 @@ use vzfs::api::{
 };
 use vzfs::types::TemplateSpec;
 
-use crate::output::{Column, NOTHING, count, fields, moment, plural, printable, table};
+use crate::output::{self, Column, NOTHING, count, fields, moment, plural, printable, table};
 
 /// Warnings of one kind that are shown of a VE; `show` has all.
 const SHOWN: usize = 10;
@@ -92,9 +92,7 @@ pub(crate) fn rollout(rollout: &Rollout) -> String {
         (counts.blocked, "blocked"),
         (counts.left, "left alone"),
     ];
-    let counted = counted.iter().filter(|(number, _)| *number > 0);
-    let counted: Vec<_> = counted.map(|(number, what)| format!("{} {what}", count(*number))).collect();
-    rows.push(("VEs", counted.join(", ")));
+    rows.push(("VEs", output::counts(&counted)));
     format!("{}\n{}", fields(rows), ves(&rollout.ves))
 }
 
