@@ -154,7 +154,7 @@ impl Volume {
     fn pin_to_change(&self, ino: Ino, batch: &mut Changes<'_>) -> Result<InodeRecord> {
         let node = self.node(ino)?;
         self.check_named_or_open(ino, &node)?;
-        Ok(self.pin(ino, node, batch))
+        self.pin(ino, node, batch)
     }
 
     /// Changes extended attributes and what follows from them. What changes nothing moves no ctime, as on ext4.

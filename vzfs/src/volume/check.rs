@@ -176,7 +176,7 @@ impl Check<'_> {
             let mut all = true;
             for (dir, name) in view.names() {
                 let entry = self.volume.meta.entry(self.volume.ve, dir, name)?;
-                all &= entry.is_some() || self.is_gone(dir)?;
+                all &= entry.is_some() || self.volume.is_hidden(dir)?;
             }
             self.ensure(all, || format!("M2: a name of {ino} in the base has no private entry"));
         }
@@ -201,25 +201,6 @@ impl Check<'_> {
         self.ensure(content, || format!("{ino} has not the content that its type needs"));
         self.ensure(record.perm <= 0o7777, || format!("{ino} has permissions beyond 07777"));
         Ok(())
-    }
-
-    /// Whether a directory of the base was removed, itself or with one above it. What it held is hidden with it; entries that hid the names in it one
-    /// by one go when it is forgotten, and a later base may have brought others.
-    fn is_gone(&self, mut dir: Ino) -> Result<bool> {
-        while dir != Ino::ROOT {
-            if let Some(record) = self.records.get(&dir) {
-                return Ok(record.nlink == 0);
-            }
-            let Some((parent, name)) = self.volume.base().node(dir).and_then(|view| view.names().next())
-            else {
-                return Ok(true);
-            };
-            if self.volume.meta.entry(self.volume.ve, parent, name)?.is_some() {
-                return Ok(true);
-            }
-            dir = parent;
-        }
-        Ok(false)
     }
 
     /// V4, and that the root is reached.

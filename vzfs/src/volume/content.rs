@@ -314,7 +314,7 @@ impl Volume {
             return Ok(Installed::Relabelled);
         }
         let mut batch = self.meta.changes(self.ve);
-        let mut record = self.pin(ino, node, &mut batch);
+        let mut record = self.pin(ino, node, &mut batch)?;
         record.content = content;
         batch.put_inode(ino, &record);
         batch.commit()?;

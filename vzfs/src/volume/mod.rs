@@ -482,14 +482,38 @@ impl Volume {
     }
 
     /// Pins an inode: its record to be changed and written by the caller, its names written here (M2).
-    fn pin(&self, ino: Ino, node: Node<'_>, batch: &mut crate::meta::Changes<'_>) -> InodeRecord {
+    ///
+    /// # Errors
+    /// [`VolumeError::Stale`] for an inode of the base that was removed and forgotten: its names would come back, or be taken from what has them now.
+    fn pin(&self, ino: Ino, node: Node<'_>, batch: &mut crate::meta::Changes<'_>) -> Result<InodeRecord> {
         if let Node::Base(view) = &node {
             let kind = view.attr().kind;
             for (dir, name) in view.names() {
+                if self.meta.entry(self.ve, dir, name)?.is_some() || self.is_hidden(dir)? {
+                    return Err(VolumeError::Stale);
+                }
                 batch.put_entry(dir, name, EntryRecord::Node(ino, kind));
             }
         }
-        self.record_of(node)
+        Ok(self.record_of(node))
+    }
+
+    /// Whether a directory of the base was removed, itself or with one above it. What it held is hidden with it; entries that hid the names in it one
+    /// by one go when it is forgotten, and a later base may have brought others.
+    fn is_hidden(&self, mut dir: Ino) -> Result<bool> {
+        while dir != Ino::ROOT {
+            if let Some(record) = self.meta.inode(self.ve, dir)? {
+                return Ok(record.nlink == 0);
+            }
+            let Some((parent, name)) = self.base().node(dir).and_then(|view| view.names().next()) else {
+                return Ok(true);
+            };
+            if self.meta.entry(self.ve, parent, name)?.is_some() {
+                return Ok(true);
+            }
+            dir = parent;
+        }
+        Ok(false)
     }
 
     /// Removes an inode for good if it has no name and no handle. The kernel has forgotten it, or a direct user has no more use for it.

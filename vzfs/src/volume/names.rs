@@ -157,7 +157,7 @@ impl Volume {
         if node.nlink() >= MAX_LINKS {
             return Err(VolumeError::TooManyLinks);
         }
-        let mut record = self.pin(ino, node, &mut batch);
+        let mut record = self.pin(ino, node, &mut batch)?;
         let now = self.clock.now();
         record.nlink += 1;
         let host = self.stamp(&mut record, now)?;
@@ -287,7 +287,7 @@ impl Volume {
         now: Timestamp,
         batch: &mut Changes<'_>,
     ) -> Result<()> {
-        let mut record = self.pin(ino, self.node(ino)?, batch);
+        let mut record = self.pin(ino, self.node(ino)?, batch)?;
         self.stamp(&mut record, now)?;
         if record.kind == FileKind::Dir {
             record.parent = dir.get();
@@ -317,12 +317,12 @@ impl Volume {
         if node.nlink() == 0 {
             return Err(VolumeError::NotFound);
         }
-        Ok(self.pin(dir, node, batch))
+        self.pin(dir, node, batch)
     }
 
     /// Takes a name off an inode's count; a directory's only one. What is left without a name becomes an orphan.
     fn drop_name(&self, ino: Ino, now: Timestamp, batch: &mut Changes<'_>) -> Result<()> {
-        let mut record = self.pin(ino, self.node(ino)?, batch);
+        let mut record = self.pin(ino, self.node(ino)?, batch)?;
         record.nlink = if record.kind == FileKind::Dir { 0 } else { record.nlink.saturating_sub(1) };
         self.stamp(&mut record, now)?;
         batch.put_inode(ino, &record);

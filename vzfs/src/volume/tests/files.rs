@@ -169,3 +169,37 @@ fn regression_an_orphan_on_its_blob_is_not_relabelled() {
     assert_eq!(store.meta.orphans(scene.ve).expect("list"), [ino]);
     assert_eq!(store.data_files(scene.ve), 0);
 }
+
+#[test]
+fn what_was_removed_and_forgotten_does_not_come_back_by_its_number() {
+    let store = Store::new();
+    let mut scene = Scene::new(&store, store.base());
+    let (su, passwd) = (scene.at("bin/su"), scene.at("pw"));
+    let (top, sub, deep) = (scene.at("dir"), scene.at("dir/sub"), scene.at("dir/sub/file"));
+    let volume = &scene.volume;
+    volume.unlink(scene.at("bin"), name("su")).expect("unlink");
+    volume.unlink(sub, name("file")).expect("unlink");
+    volume.rmdir(top, name("sub")).expect("rmdir");
+    volume.rmdir(Ino::ROOT, name("dir")).expect("rmdir");
+    volume.open_file(passwd, false, Sharing::Passthrough).expect("open");
+    let written = volume.open_file(passwd, true, Sharing::Passthrough);
+    assert_eq!(plain(written).err().as_deref(), Some("Stale"), "its names go to a new inode");
+    scene.reopen();
+    scene.volume.free_orphans(|_| false).expect("free");
+    let before = scene.changed();
+
+    for ino in [su, passwd, deep] {
+        let write = scene.volume.write(ino, 0, b"again", true);
+        assert_eq!(plain(write).err().as_deref(), Some("Stale"), "{ino}");
+        let set = SetAttr { perm: Some(0o777), ..SetAttr::default() };
+        assert_eq!(plain(scene.volume.set_attr(ino, set, USER)).err().as_deref(), Some("Stale"), "{ino}");
+        let link = scene.volume.link(ino, Ino::ROOT, name("link"));
+        assert_eq!(plain(link).err().as_deref(), Some("Stale"), "{ino}");
+    }
+    for dir in [top, sub] {
+        let made = scene.volume.create(dir, name("new"), FILE, USER);
+        assert_eq!(plain(made).err().as_deref(), Some("Stale"), "{dir}");
+    }
+    assert_eq!(scene.changed(), before);
+    assert_eq!(scene.volume.check().expect("check"), Vec::<String>::new());
+}
