@@ -38,7 +38,7 @@ test:
 	scripts/setup build run test
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
-	$(MAKE) --no-print-directory fuzz SECONDS=3
+	FUZZ_SEED=1 $(MAKE) --no-print-directory fuzz SECONDS=3
 	$(MAKE) --no-print-directory e2e
 
 lint:

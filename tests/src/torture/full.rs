@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::XattrFlags;
+
 use super::inside::Failure;
 use super::random::Random;
 use super::scenario::Tried;
@@ -14,6 +16,9 @@ use crate::{Host, HostFs, Setup};
 const TRIES: usize = 200;
 /// Tries after which the disk is filled up again with what they have given back.
 const FILLED_UP_EVERY: usize = 10;
+/// Changes of an attribute, of [`ATTRIBUTE_BYTES`] each: together several times what the database has set aside for its log.
+const CHANGES: usize = 12_000;
+const ATTRIBUTE_BYTES: usize = 3000;
 /// Directories made and removed at once: work for the database alone.
 const DIRECTORIES: usize = 40;
 /// How long a removed file's space may take to come back.
@@ -25,6 +30,10 @@ pub fn run(fs: HostFs, seed: u64) -> Result<Tried, Failure> {
     let kept = host.root("c").join("kept");
     let content = Random::new(seed).bytes(100_000);
     write_synced(&kept, &content).map_err(|error| format!("before the disk is full: {error}"))?;
+
+    // While there is a block for its name.
+    let last = host.disk().join("last");
+    File::create(&last).map_err(|error| error.to_string())?;
 
     let mut fillers: Vec<Filler> = ["a", "b"].iter().map(|ve| Filler::new(&host.root(ve), seed)).collect();
     let mut refused = 0;
@@ -46,6 +55,8 @@ pub fn run(fs: HostFs, seed: u64) -> Result<Tried, Failure> {
         return Err(format!("an import into a full store ends with {}: {said}", import.code));
     }
     refused += 1;
+    sound(&host, &kept, &content)?;
+    changes_find_room(&host, &kept, &last)?;
     sound(&host, &kept, &content)?;
 
     // The full store opens, after an orderly end and after none.
@@ -73,6 +84,26 @@ pub fn run(fs: HostFs, seed: u64) -> Result<Tried, Failure> {
     host.vzfs(["ve", "create", "d", "-t", "sample"]).ok();
     sound(&host, &kept, &content)?;
     Ok(Tried { faults: refused, detail: "removing worked in the full store, and made room".to_owned() })
+}
+
+/// Takes the disk's last block, and then changes what is in the database alone: for this, the store has kept space.
+fn changes_find_room(host: &Host, path: &Path, last: &Path) -> Result<(), Failure> {
+    let mut filler = File::options().write(true).open(last).map_err(|error| error.to_string())?;
+    for len in [1 << 20, 4 << 10, 1] {
+        while filler.write_all(&vec![1; len]).and_then(|()| filler.sync_data()).is_ok() {}
+    }
+    let restarts = || host.json(["daemon", "status"])["restarts"].as_u64();
+    let before = restarts();
+    for number in 0..CHANGES {
+        let value = vec![number as u8; ATTRIBUTE_BYTES];
+        rustix::fs::setxattr(path, "user.changed", &value, XattrFlags::empty())
+            .map_err(|error| format!("change {number} in a full store: {error}"))?;
+    }
+    if restarts() == before {
+        return Err("the database was not short of space".to_owned());
+    }
+    drop(filler);
+    fs::remove_file(last).map_err(|error| error.to_string())
 }
 
 /// What was synced is there, every VE is listed, and nothing is damaged.

@@ -112,6 +112,13 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
     process::set_up()?;
     let mounter = FuseMounter::new(config.passthrough, config.threads, link.clone());
     let store = Arc::new(open_store(config, Box::new(mounter))?);
+    if link.is_some() {
+        // The supervisor starts this program again within moments, and the kernel asks it once more what it has not answered.
+        store.when_full(|| {
+            tracing::error!("the database cannot write, as the disk is full: starting again with the space that is kept for this");
+            handover::leave();
+        });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

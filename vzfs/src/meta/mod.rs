@@ -13,6 +13,7 @@
 //! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
 
 mod keys;
+mod log_folder;
 mod once;
 mod private;
 mod record;
@@ -21,10 +22,14 @@ mod seen;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch};
+use rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, LogLevel, Options, WriteBatch,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -35,6 +40,7 @@ pub use record::{EntryRecord, InodeRecord, PrivateContent};
 pub use seen::Seen;
 
 use crate::types::{VeId, Watermark};
+use log_folder::LogFolder;
 
 /// Why the database refused.
 #[derive(Debug, Error)]
@@ -117,12 +123,15 @@ const OUTCOMES_TABLE: &str = "outcomes";
 const SEEN: &str = "seen";
 const SEEN_DIGESTS: &str = "seen-digests";
 
+const TABLES: [&str; 9] =
+    [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, REMOVALS, SEEN, SEEN_DIGESTS];
+
 /// Memory for unflushed writes of one table. Nine tables, two buffers each at most: 144 MiB in the worst case for all VEs together.
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// Memory for cached blocks of all tables together.
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
-/// Log files beyond this make RocksDB flush, which bounds the replay at the next start.
-const MAX_LOG_BYTES: u64 = 64 << 20;
+/// Log files beyond this make RocksDB flush, which bounds the replay at the next start, and the space that it takes.
+pub const MAX_LOG_BYTES: u64 = 32 << 20;
 
 /// The database of one store. Shared by all its VEs.
 pub struct Meta {
@@ -133,6 +142,10 @@ pub struct Meta {
     watched: Mutex<HashMap<VeId, Written>>,
     /// How many those are: who writes looks here first.
     watches: AtomicUsize,
+    /// Who is told that a write failed because the disk is full.
+    when_full: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// After the database, which writes there until it is closed.
+    _log_folder: Option<LogFolder>,
 }
 
 impl Meta {
@@ -146,12 +159,17 @@ impl Meta {
         options.create_missing_column_families(true);
         options.set_max_total_wal_size(MAX_LOG_BYTES);
         options.set_keep_log_file_num(4);
+        let log_folder = LogFolder::of(dir);
+        if let Some(folder) = &log_folder {
+            options.set_db_log_dir(folder.path());
+            // What is regular would fill the memory.
+            options.set_log_level(LogLevel::Warn);
+            options.set_stats_dump_period_sec(0);
+        }
         options.set_max_open_files(256);
         options.set_max_background_jobs(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;
-        let tables =
-            [CATALOG, INODES, ENTRIES, ORPHANS, COUNTERS, OUTCOMES_TABLE, REMOVALS, SEEN, SEEN_DIGESTS];
-        let tables = tables.map(|name| {
+        let tables = TABLES.map(|name| {
             let mut blocks = BlockBasedOptions::default();
             blocks.set_block_cache(&cache);
             // Most look-ups in the private tables miss, because VEs change little: filters answer those from memory.
@@ -169,7 +187,14 @@ impl Meta {
                 MetaError::Database(error)
             }
         })?;
-        Ok(Meta { db, log: Watermark::default(), watched: Mutex::default(), watches: AtomicUsize::new(0) })
+        Ok(Meta {
+            db,
+            log: Watermark::default(),
+            watched: Mutex::default(),
+            watches: AtomicUsize::new(0),
+            when_full: OnceLock::new(),
+            _log_folder: log_folder,
+        })
     }
 
     fn table(&self, name: &str) -> &rocksdb::ColumnFamily {
@@ -227,14 +252,40 @@ impl Meta {
 
     /// Writes a batch that is durable on return. A write that RocksDB itself syncs would keep all other writers waiting for the disk.
     fn write_durably(&self, batch: WriteBatch) -> Result<(), MetaError> {
-        self.db.write(batch)?;
+        self.written(self.db.write(batch))?;
         self.log.advance();
         self.sync()
     }
 
+    /// What became of a write, told to who wants to know of a full disk.
+    fn written<T>(&self, result: Result<T, rocksdb::Error>) -> Result<T, MetaError> {
+        let result = result.map_err(MetaError::from);
+        if let Err(error) = &result
+            && error.is_full()
+            && let Some(told) = self.when_full.get()
+        {
+            told();
+        }
+        result
+    }
+
+    /// `told` is called whenever a write fails because the disk is full, by the thread that writes. After the first such failure RocksDB refuses all
+    /// writes, until some seconds after there is space. Counts for one caller, the first.
+    pub fn when_full(&self, told: impl Fn() + Send + Sync + 'static) {
+        if self.when_full.set(Box::new(told)).is_err() {
+            tracing::debug!("somebody is told already of a full disk");
+        }
+    }
+
+    /// At most so many bytes will be written to tables when the database is opened the next time.
+    pub fn unflushed_bytes(&self) -> u64 {
+        let of = |table: &&str| self.db.property_int_value_cf(self.table(table), CUR_SIZE_ALL_MEM_TABLES);
+        TABLES.iter().map(|table| of(table).ok().flatten().unwrap_or(0)).sum()
+    }
+
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
-        Ok(self.log.settle(|| self.db.flush_wal(true))?)
+        self.log.settle(|| self.written(self.db.flush_wal(true)))
     }
 }
 

@@ -79,7 +79,7 @@ impl Changes<'_> {
 
     /// Applies everything atomically. Durable after the next [`Meta::sync`].
     pub fn commit(self) -> Result<(), MetaError> {
-        self.meta.db.write(self.batch)?;
+        self.meta.written(self.meta.db.write(self.batch))?;
         self.meta.log.advance();
         if let Some(written) = self.written
             && let Some(watched) = self.meta.watched.lock().get_mut(&self.ve)

@@ -36,6 +36,10 @@ impl Layout {
         self.dir.join("data")
     }
 
+    pub(super) fn reserve(&self) -> PathBuf {
+        self.dir.join("reserve")
+    }
+
     fn format(&self) -> PathBuf {
         self.dir.join("format")
     }

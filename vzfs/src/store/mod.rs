@@ -37,6 +37,7 @@ mod mounts;
 mod packages;
 mod rebase;
 mod records;
+mod reserve;
 mod rules;
 mod slot;
 mod space;
@@ -74,6 +75,7 @@ use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
 use crate::volume::PrivateData;
 use layout::Layout;
 use records::{TagRecord, TemplateRecord, VeRecord};
+use reserve::{LOG_ROOM_BYTES, Reserve};
 use slot::Slot;
 use tidy::Tidier;
 use turns::Turns;
@@ -86,6 +88,8 @@ pub struct Store {
     blobs: Arc<BlobStore>,
     meta: Arc<Meta>,
     data: Arc<PrivateData>,
+    /// Space for the database.
+    reserve: Arc<Reserve>,
     _tidier: Tidier,
     started: Timestamp,
     closing: AtomicBool,
@@ -128,6 +132,8 @@ struct Catalog {
 
 /// Key in [`Table::Setting`] of the next VE number.
 const NEXT_VE: &str = "next_ve";
+/// Key in [`Table::Setting`] of when the store was last opened on a full disk.
+const OPENED_FULL: &str = "opened_full";
 
 impl Store {
     /// Opens the store in `dir`; makes it when the folder is missing or empty.
@@ -145,10 +151,12 @@ impl Store {
         }
         let blobs = Arc::new(BlobStore::open(&layout.blobs())?);
         let trees = TreeStore::at(&layout.trees())?;
-        let meta = Arc::new(Meta::open(&layout.meta())?);
+        let reserve = Arc::new(Reserve::at(layout.reserve()));
+        let meta = Arc::new(open_database(&layout, &reserve)?);
         layout.write_format()?;
         let data = Arc::new(PrivateData::open(&layout.data(), Arc::clone(&meta))?);
-        let tidier = Tidier::start(&data).map_err(StoreError::io("start a thread for", &layout.dir))?;
+        let tidier = Tidier::start(&data, Arc::clone(&reserve))
+            .map_err(StoreError::io("start a thread for", &layout.dir))?;
         let store = Store {
             layout,
             mounter,
@@ -156,6 +164,7 @@ impl Store {
             blobs,
             meta,
             data,
+            reserve,
             _tidier: tidier,
             started: Timestamp::now(),
             closing: AtomicBool::new(false),
@@ -173,6 +182,18 @@ impl Store {
         };
         store.load()?;
         Ok(store)
+    }
+
+    /// `start_again` is called when the database cannot write because the disk is full, and could after the store was opened anew, with the space
+    /// that it keeps for that. It may be called by any thread that writes, and should not return: whoever waits for the write gets an error then.
+    pub fn when_full(&self, start_again: impl Fn() + Send + Sync + 'static) {
+        let (reserve, meta) = (Arc::clone(&self.reserve), Arc::downgrade(&self.meta));
+        self.meta.when_full(move || {
+            let unflushed = meta.upgrade().map_or(0, |meta| meta.unflushed_bytes());
+            if reserve.bytes() >= unflushed + LOG_ROOM_BYTES {
+                start_again();
+            }
+        });
     }
 
     /// Whether this version can read the store in `dir`, without opening it.
@@ -289,6 +310,24 @@ impl Store {
         self.meta.delete(Table::Ve, &id.to_string())?;
         Ok(())
     }
+}
+
+/// Opens the database. On a full disk with the space that is reserved for that, while nothing of the store is in use that could take it instead.
+fn open_database(layout: &Layout, reserve: &Reserve) -> Result<Meta, StoreError> {
+    let is_full = reserve.is_needed();
+    if is_full && reserve.give_up() {
+        tracing::warn!("the disk is full: the store opens with the space that it keeps for that");
+    }
+    let meta = Meta::open(&layout.meta())?;
+    if is_full {
+        // The first write makes the database set space aside for its log. What is left then can be reserved.
+        if let Err(error) = meta.put(Table::Setting, OPENED_FULL, &Timestamp::now()) {
+            tracing::warn!(%error, "the disk is too full for the database");
+            return Ok(meta);
+        }
+    }
+    reserve.keep();
+    Ok(meta)
 }
 
 /// Size of the files in a flat folder; what cannot be read counts nothing.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::reserve::Reserve;
 use crate::volume::PrivateData;
 
 /// How long a removed file may take up its space where there is enough: so many removals share one sync of the database.
@@ -17,18 +18,23 @@ pub(super) struct Tidier {
 }
 
 impl Tidier {
-    pub(super) fn start(data: &Arc<PrivateData>) -> io::Result<Tidier> {
+    pub(super) fn start(data: &Arc<PrivateData>, reserve: Arc<Reserve>) -> io::Result<Tidier> {
         let work = Arc::clone(data);
-        let thread = std::thread::Builder::new().name("tidy".to_owned()).spawn(move || tidy(&work))?;
+        let thread =
+            std::thread::Builder::new().name("tidy".to_owned()).spawn(move || tidy(&work, &reserve))?;
         Ok(Tidier { data: Arc::clone(data), thread: Some(thread) })
     }
 }
 
-fn tidy(data: &PrivateData) {
+fn tidy(data: &PrivateData, reserve: &Reserve) {
     let mut failing = false;
     while data.wait(PATIENCE) {
         match data.settle() {
-            Ok(_) => failing = false,
+            Ok(_) => {
+                failing = false;
+                // It may have been given up, and there may be space for it now.
+                reserve.keep();
+            }
             Err(error) => {
                 // Once for each time that it begins to fail.
                 if !std::mem::replace(&mut failing, true) {
