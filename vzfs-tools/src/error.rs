@@ -28,6 +28,8 @@ pub(crate) enum Exit {
     NoSpace = 8,
     /// An update did not reach every VE.
     Incomplete = 9,
+    /// The daemon does not let this user do it.
+    Forbidden = 10,
     /// `ve exec` itself failed, not the program.
     ExecFailed = 125,
     /// The program is there but cannot be run.
@@ -85,7 +87,7 @@ impl Failure {
     pub(crate) fn unreachable(socket: &Path, source: &io::Error) -> Failure {
         let (why, hint) = match source.kind() {
             io::ErrorKind::PermissionDenied => {
-                (source.to_string(), "the daemon serves root only: run this with sudo".to_owned())
+                (source.to_string(), "the daemon serves root, and members of the group that its --read-group names: run this with sudo".to_owned())
             }
             _ => {
                 let store = std::env::var_os(vzfs::api::STORE_VARIABLE);
@@ -109,6 +111,7 @@ impl From<ApiError> for Failure {
             ErrorCode::NotFound => Exit::NotFound,
             ErrorCode::Exists | ErrorCode::InUse => Exit::Conflict,
             ErrorCode::Invalid | ErrorCode::Unfit => Exit::Refused,
+            ErrorCode::Forbidden => Exit::Forbidden,
             ErrorCode::Damaged => Exit::Damage,
             ErrorCode::NoSpace => Exit::NoSpace,
             ErrorCode::Busy | ErrorCode::Unsupported | ErrorCode::Internal => Exit::Failure,
@@ -133,6 +136,6 @@ mod tests {
     fn codes_have_their_documented_exits() {
         let exit = |code| Failure::from(ApiError::new(code, "x")).exit as u8;
         let exits = ErrorCode::ALL.map(exit);
-        assert_eq!(exits, [3, 4, 4, 5, 5, 7, 8, 1, 1, 1]);
+        assert_eq!(exits, [3, 4, 4, 5, 5, 10, 7, 8, 1, 1, 1]);
     }
 }

@@ -16,6 +16,8 @@ pub enum ErrorCode {
     Invalid,
     /// The templates cannot be stacked as asked.
     Unfit,
+    /// Who asks may not do this.
+    Forbidden,
     /// Stored data is not what it was.
     Damaged,
     /// The store's disk is full.
@@ -30,12 +32,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code there is.
-    pub const ALL: [ErrorCode; 10] = [
+    pub const ALL: [ErrorCode; 11] = [
         ErrorCode::NotFound,
         ErrorCode::Exists,
         ErrorCode::InUse,
         ErrorCode::Invalid,
         ErrorCode::Unfit,
+        ErrorCode::Forbidden,
         ErrorCode::Damaged,
         ErrorCode::NoSpace,
         ErrorCode::Busy,
@@ -49,6 +52,7 @@ impl ErrorCode {
             ErrorCode::NotFound => 404,
             ErrorCode::Exists | ErrorCode::InUse | ErrorCode::Unfit => 409,
             ErrorCode::Invalid => 400,
+            ErrorCode::Forbidden => 403,
             ErrorCode::Damaged | ErrorCode::Internal => 500,
             ErrorCode::NoSpace => 507,
             ErrorCode::Busy => 503,
@@ -64,6 +68,7 @@ impl ErrorCode {
             ErrorCode::InUse => "in_use",
             ErrorCode::Invalid => "invalid",
             ErrorCode::Unfit => "unfit",
+            ErrorCode::Forbidden => "forbidden",
             ErrorCode::Damaged => "damaged",
             ErrorCode::NoSpace => "no_space",
             ErrorCode::Busy => "busy",

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use rustix::fs::Gid;
+
 use super::DaemonError;
+use super::rights;
 use crate::api::{DEFAULT_SOCKET, SOCKET_VARIABLE, STORE_VARIABLE, duration_secs};
 use crate::fuse::Passthrough;
 
@@ -40,6 +43,9 @@ pub struct Args {
     /// Where to listen.
     #[arg(long, value_name = "PATH", env = SOCKET_VARIABLE, default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
+    /// A group of this host, by name or number, whose members may see what there is and how it fares, but not change it. Only root may connect unless given.
+    #[arg(long, value_name = "GROUP", env = "VZFS_READ_GROUP")]
+    pub read_group: Option<String>,
     /// Stay in the foreground and log to standard error. Otherwise the command returns when the daemon is ready, and the
     /// log is a file beside the socket, with the extension `log`.
     #[arg(long)]
@@ -90,6 +96,8 @@ pub struct Config {
     pub store: PathBuf,
     /// The socket, absolute.
     pub socket: PathBuf,
+    /// The group whose members may look.
+    pub readers: Option<Gid>,
     /// Whether file data may go through the kernel.
     pub passthrough: Passthrough,
     /// Threads of each mount.
@@ -150,6 +158,7 @@ impl Args {
         Ok(Config {
             store: absolute(&self.store)?,
             socket: absolute(&self.socket)?,
+            readers: self.read_group.as_deref().map(rights::group).transpose()?,
             passthrough: match self.passthrough {
                 PassthroughChoice::Auto => Passthrough::Auto,
                 PassthroughChoice::Off => Passthrough::Off,

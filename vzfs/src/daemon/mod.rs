@@ -16,6 +16,7 @@ mod error;
 mod handover;
 mod mounter;
 mod process;
+mod rights;
 mod routes;
 mod server;
 mod streams;
@@ -59,6 +60,9 @@ pub enum DaemonError {
     /// Another daemon listens there.
     #[error("another daemon listens on {}", .0.display())]
     SocketTaken(PathBuf),
+    /// The group that may look is none of this host's.
+    #[error("there is no group {0} on this host")]
+    NoGroup(String),
     /// Something else has the socket's name.
     #[error("{} exists and is not a socket", .0.display())]
     NotASocket(PathBuf),
@@ -157,7 +161,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::io("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::io("handle SIGINT"))?;
     // Before the mounts, so that a client that comes meanwhile waits in the queue instead of being refused.
-    let listener = Listener::bind(&config.socket)?;
+    let listener = Listener::bind(&config.socket, config.readers)?;
 
     let (end, ending) = watch::channel(None);
     let supervised = link.clone().map(|link| Supervised::follow(link, end.clone())).transpose();
@@ -191,7 +195,8 @@ async fn serve(
         if let Some(supervised) = supervised {
             routes = supervised.router().merge(routes);
         }
-        let served = axum::serve(listener, routes);
+        let routes = routes.layer(axum::middleware::from_fn(rights::check));
+        let served = axum::serve(listener, routes.into_make_service_with_connect_info::<rights::Peer>());
         let served = served.with_graceful_shutdown(wait_for_end(ending.clone()));
         let chores = async {
             let scrub = chores::run(Arc::clone(store), config.scrub);

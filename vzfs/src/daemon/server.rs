@@ -1,32 +1,34 @@
 //! The socket: who may listen there, and who may connect.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::Mode;
-use tokio::net::unix::SocketAddr;
+use rustix::fs::{Gid, Mode};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::DaemonError;
+use super::rights::Peer;
 
 /// After an accept that failed, as it does when descriptors have run out: trying at once would only burn the CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// The control socket. Connections come from root or from the daemon's own user; others are closed unread.
+/// The control socket. Connections come from root, from the daemon's own user, and from those whom the socket's group lets in; others are closed unread.
 pub struct Listener {
     inner: UnixListener,
     uid: u32,
+    /// Whether others come in who may look.
+    has_readers: bool,
 }
 
 impl Listener {
-    /// Listens on `path`, which only its owner may connect to. A socket file that nobody listens on is replaced.
+    /// Listens on `path`, which only its owner may connect to, and the members of the group `readers`. A socket file that nobody listens on is replaced.
     ///
     /// # Errors
     /// [`DaemonError::SocketTaken`] when somebody does, [`DaemonError::NotASocket`] when it is another kind of file.
-    pub fn bind(path: &Path) -> Result<Listener, DaemonError> {
+    pub fn bind(path: &Path, readers: Option<Gid>) -> Result<Listener, DaemonError> {
         let failed = |action: &str| DaemonError::io(format!("{action} {}", path.display()));
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(failed("make the folder of"))?;
@@ -50,19 +52,26 @@ impl Listener {
         let bound = UnixListener::bind(path);
         rustix::process::umask(before);
         let inner = bound.map_err(failed("listen on"))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
-        Ok(Listener { inner, uid: rustix::process::geteuid().as_raw() })
+        let mode = match readers {
+            Some(group) => {
+                chown(path, None, Some(group.as_raw())).map_err(failed("give to its group"))?;
+                0o660
+            }
+            None => 0o600,
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("protect"))?;
+        Ok(Listener { inner, uid: rustix::process::geteuid().as_raw(), has_readers: readers.is_some() })
     }
 }
 
 impl axum::serve::Listener for Listener {
     type Io = UnixStream;
-    type Addr = SocketAddr;
+    type Addr = Peer;
 
-    async fn accept(&mut self) -> (UnixStream, SocketAddr) {
+    async fn accept(&mut self) -> (UnixStream, Peer) {
         loop {
-            let (stream, address) = match self.inner.accept().await {
-                Ok(accepted) => accepted,
+            let stream = match self.inner.accept().await {
+                Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -70,15 +79,20 @@ impl axum::serve::Listener for Listener {
                 }
             };
             match stream.peer_cred() {
-                Ok(peer) if peer.uid() == 0 || peer.uid() == self.uid => return (stream, address),
-                Ok(peer) => tracing::warn!(uid = peer.uid(), "refused a connection"),
+                Ok(peer) => {
+                    let is_admin = peer.uid() == 0 || peer.uid() == self.uid;
+                    if is_admin || self.has_readers {
+                        return (stream, Peer { uid: peer.uid(), is_admin });
+                    }
+                    tracing::warn!(uid = peer.uid(), "refused a connection");
+                }
                 Err(error) => tracing::warn!(%error, "refused a connection whose user is not known"),
             }
         }
     }
 
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.inner.local_addr()
+    fn local_addr(&self) -> std::io::Result<Peer> {
+        Ok(Peer { uid: self.uid, is_admin: true })
     }
 }
 

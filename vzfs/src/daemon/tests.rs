@@ -36,7 +36,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn bind(path: &Path) -> Result<Listener, DaemonError> {
-    runtime().block_on(async { Listener::bind(path) })
+    runtime().block_on(async { Listener::bind(path, None) })
 }
 
 struct Server {
@@ -57,7 +57,7 @@ impl Server {
         // It ends with the test's process: nothing has to be waited for.
         std::thread::spawn(move || {
             runtime().block_on(async {
-                let listener = Listener::bind(&path).expect("listens");
+                let listener = Listener::bind(&path, None).expect("listens");
                 listening.send(()).expect("the test waits");
                 axum::serve(listener, router(store, updates)).await
             })
