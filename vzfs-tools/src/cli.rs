@@ -5,9 +5,10 @@ mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vzfs::api::Selector;
+use vzfs::api::{Selector, duration_secs};
 use vzfs::types::{IdShift, TemplateRef, TemplateSpec, TypeError, VeName};
 
 pub(crate) use template::{BuildArgs, CascadeArgs, Description, PatchArgs, PatchFile, TemplateCommand};
@@ -25,6 +26,7 @@ Exit codes:
   7  damaged data was found
   8  the disk is full
   9  an update did not reach every VE
+  10  the daemon does not let this user do it
   130  interrupted
 
 'vzfs ve exec' passes the program's exit code on; its own failures are 125, 126 (the program cannot be run), \
@@ -107,6 +109,8 @@ pub(crate) enum Command {
     /// Look at the daemon, or replace it under running VEs.
     #[command(subcommand)]
     Daemon(DaemonCommand),
+    /// Show what VEs ask of the daemon, and what that costs it, again and again: requests a second, the busiest VE first.
+    Top(TopArgs),
     /// Print a shell's completion script.
     Completions {
         /// The shell.
@@ -320,6 +324,28 @@ pub(crate) enum DaemonCommand {
     /// Replace the daemon by the version that is installed now; VEs stay mounted, programs in them notice a pause. Refused
     /// when that version cannot read the store.
     Restart,
+    /// Print all numbers for monitoring, in the text form of Prometheus.
+    Metrics,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// From one look to the next: a number with s, m, h or d.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Look so many times; once when stdout is no terminal, else until Ctrl-C.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) times: Option<u32>,
+    /// Show so many VEs at most.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) rows: usize,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    duration_secs(text)
+        .filter(|secs| *secs > 0)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "write a number and s, m, h or d, as in 2s".to_owned())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

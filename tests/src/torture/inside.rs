@@ -87,6 +87,10 @@ impl Mounted for Kept {
         BTreeMap::new()
     }
 
+    fn failures(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::new()
+    }
+
     fn unmount(self: Box<Self>, _: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         self.volumes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ve);
         Ok(())

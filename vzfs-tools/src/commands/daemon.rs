@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vzfs::api::DaemonStatus;
+use vzfs::api::{DaemonStatus, Metric, exposition};
 
 use super::Context;
 use crate::cli::DaemonCommand;
@@ -17,6 +17,10 @@ pub(crate) fn run(context: &Context, command: &DaemonCommand) -> Result<()> {
     let status = match command {
         DaemonCommand::Status => context.client.get::<DaemonStatus>("/v1/daemon")?,
         DaemonCommand::Restart => restart(context)?,
+        DaemonCommand::Metrics => {
+            let metrics: Vec<Metric> = context.client.get("/v1/metrics")?;
+            return context.output.show(&metrics, |metrics| exposition(metrics));
+        }
     };
     context.output.show(&status, show)
 }

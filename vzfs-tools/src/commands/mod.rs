@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 mod difference;
 mod store;
 pub(crate) mod template;
+mod top;
 mod update;
 mod update_text;
 pub(crate) mod ve;
@@ -62,6 +63,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Update(arguments) => update::run(&context()?, *arguments).map(|()| 0),
         Command::Store(command) => store::run(&context()?, &command).map(|()| 0),
         Command::Daemon(command) => daemon::run(&context()?, &command).map(|()| 0),
+        Command::Top(args) => top::run(&context()?, &args).map(|()| 0),
         Command::Completions { shell } => completions(shell).map(|()| 0),
         Command::Man { dir } => manual(&dir).map(|()| 0),
     }

@@ -15,6 +15,8 @@
 //! | `GET /v1/store/dedup` | - | [`DedupStatus`] |
 //! | `GET /v1/daemon` | - | [`DaemonStatus`] |
 //! | `POST /v1/daemon/restart` | - | [`DaemonStatus`] of the daemon that is about to be replaced |
+//! | `GET /v1/metrics` | - | list of [`Metric`] |
+//! | `GET /metrics` | - | the same as text for Prometheus ([`exposition`]) |
 //! | `GET /v1/templates` | - | list of [`Template`] |
 //! | `GET /v1/templates/{ref}` | - | [`Template`] |
 //! | `GET /v1/templates/{ref}/versions` | - | list of [`Template`]: all versions of that name |
@@ -65,6 +67,7 @@ mod change;
 mod dedup;
 mod error;
 mod event;
+mod metrics;
 mod rollout;
 mod store;
 mod template;
@@ -81,6 +84,7 @@ pub use dedup::{
 };
 pub use error::{ApiError, ErrorCode};
 pub use event::Event;
+pub use metrics::{EXPOSITION_CONTENT_TYPE, Metric, MetricKind, Sample, exposition};
 pub use rollout::{
     CheckResult, ReportSummary, Rollout, RolloutCounts, RolloutHead, RolloutOptions, RolloutState, RolloutVe,
     RolloutVeDetail, RolloutVeState, RolloutWait, ShadowedFile, UpdatePlan, VeShadows,

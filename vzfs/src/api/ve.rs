@@ -49,6 +49,12 @@ pub struct VeStats {
     pub ve: VeName,
     /// How many requests of each kind the kernel has sent since this daemon serves the mount; what the kernel did by itself is in none.
     pub requests: BTreeMap<String, u64>,
+    /// How many of them failed because of the host and not of the program, by the names of errno(3): a failing or full disk, no descriptors, no memory.
+    #[serde(default)]
+    pub failures: BTreeMap<String, u64>,
+    /// Whether it is mounted.
+    #[serde(default)]
+    pub mounted: bool,
 }
 
 /// Make VEs.

@@ -1,5 +1,6 @@
 //! From the command line and the environment to values.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ pub struct Args {
     /// A group of this host, by name or number, whose members may see what there is and how it fares, but not change it. Only root may connect unless given.
     #[arg(long, value_name = "GROUP", env = "VZFS_READ_GROUP")]
     pub read_group: Option<String>,
+    /// Serve numbers for monitoring at this address, as in 127.0.0.1:9469, to whoever can reach it, as `GET /metrics` in the text form of Prometheus.
+    #[arg(long, value_name = "ADDRESS", env = "VZFS_METRICS")]
+    pub metrics: Option<SocketAddr>,
     /// Stay in the foreground and log to standard error. Otherwise the command returns when the daemon is ready, and the
     /// log is a file beside the socket, with the extension `log`.
     #[arg(long)]
@@ -98,6 +102,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The group whose members may look.
     pub readers: Option<Gid>,
+    /// Where numbers for monitoring are served.
+    pub metrics: Option<SocketAddr>,
     /// Whether file data may go through the kernel.
     pub passthrough: Passthrough,
     /// Threads of each mount.
@@ -159,6 +165,7 @@ impl Args {
             store: absolute(&self.store)?,
             socket: absolute(&self.socket)?,
             readers: self.read_group.as_deref().map(rights::group).transpose()?,
+            metrics: self.metrics,
             passthrough: match self.passthrough {
                 PassthroughChoice::Auto => Passthrough::Auto,
                 PassthroughChoice::Off => Passthrough::Off,

@@ -14,6 +14,7 @@ mod config;
 mod doctor;
 mod error;
 mod handover;
+mod metrics;
 mod mounter;
 mod process;
 mod rights;
@@ -162,6 +163,10 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::io("handle SIGINT"))?;
     // Before the mounts, so that a client that comes meanwhile waits in the queue instead of being refused.
     let listener = Listener::bind(&config.socket, config.readers)?;
+    let for_metrics = match config.metrics {
+        Some(address) => Some(metrics::listen(address).await?),
+        None => None,
+    };
 
     let (end, ending) = watch::channel(None);
     let supervised = link.clone().map(|link| Supervised::follow(link, end.clone())).transpose();
@@ -185,13 +190,16 @@ async fn serve(
             _ = mounts => {}
             () = wait_for_end(ending.clone()) => return Ok(()),
         }
+        let linked = link.clone();
         if let Some(link) = link {
             mounter::discard(&link);
         }
         tracing::info!(store = %store.dir().display(), socket = %config.socket.display(), "ready");
         ready();
         updates.go_on();
-        let mut routes = router(Arc::clone(store), Arc::clone(updates));
+        let metrics =
+            metrics::Metrics { store: Arc::clone(store), updates: Arc::clone(updates), link: linked };
+        let mut routes = metrics.clone().router().merge(router(Arc::clone(store), Arc::clone(updates)));
         if let Some(supervised) = supervised {
             routes = supervised.router().merge(routes);
         }
@@ -203,6 +211,12 @@ async fn serve(
             let dedup = chores::run(Arc::clone(store), config.dedup);
             tokio::join!(scrub, dedup);
         };
+        let watched = async {
+            match for_metrics {
+                Some(listener) => metrics.serve(listener).await,
+                None => std::future::pending().await,
+            }
+        };
         let deadline = async {
             wait_for_end(ending.clone()).await;
             // Whoever follows an update would be waited for otherwise.
@@ -211,6 +225,7 @@ async fn serve(
         };
         tokio::select! {
             () = chores => Ok(()),
+            failed = watched => failed,
             result = served => result.map_err(DaemonError::io("serve requests")),
             () = deadline => {
                 tracing::warn!("requests are still running and are cut off");

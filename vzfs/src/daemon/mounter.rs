@@ -134,6 +134,10 @@ impl Mounted for FuseMounted {
         self.mount.requests()
     }
 
+    fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.mount.failures()
+    }
+
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         let FuseMounted { mount, id, supervisor } = *self;
         match mount.unmount(force) {

@@ -17,8 +17,10 @@ use super::server::Listener;
 use crate::api::{ApiError, ErrorCode};
 
 /// What may be asked for by who may only look. What is not in it is for administrators, also what is added later.
-const LOOKS: [&str; 20] = [
+const LOOKS: [&str; 22] = [
+    "/metrics",
     "/v1/daemon",
+    "/v1/metrics",
     "/v1/store",
     "/v1/store/dedup",
     "/v1/store/df",

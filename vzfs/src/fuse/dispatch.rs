@@ -113,7 +113,9 @@ impl Dispatch {
         if matches!(error, VolumeError::Stale) {
             self.forget_relabelled(|| {});
         }
-        errno(&self.ve, operation, error)
+        let errno = errno(&self.ve, operation, error);
+        self.requests.failed(errno.code());
+        errno
     }
 
     /// Makes the kernel ask again for what relabels changed, and runs `then`.

@@ -323,6 +323,11 @@ impl Mount {
         self.requests.counted()
     }
 
+    /// How many of them failed because of the host, by the names of errno(3).
+    pub fn failures(&self) -> BTreeMap<&'static str, u64> {
+        self.requests.failures()
+    }
+
     /// Whether the session has ended, now or in a moment. A mount namespace of somebody else's that has a copy of the mount keeps it going.
     fn wait_for_the_last_request(&self) -> bool {
         let deadline = Instant::now() + END_PATIENCE;

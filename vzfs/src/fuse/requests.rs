@@ -51,27 +51,60 @@ kinds! {
     Write "write",
 }
 
+/// What a request fails with because of the host.
+const FAILURES: [(i32, &str); 6] = [
+    (libc::EDQUOT, "EDQUOT"),
+    (libc::EIO, "EIO"),
+    (libc::EMFILE, "EMFILE"),
+    (libc::ENFILE, "ENFILE"),
+    (libc::ENOMEM, "ENOMEM"),
+    (libc::ENOSPC, "ENOSPC"),
+];
+
 /// The requests of one mount since this daemon serves it.
 #[derive(Debug)]
-pub(super) struct Requests([AtomicU64; NAMES.len()]);
+pub(super) struct Requests {
+    numbers: [AtomicU64; NAMES.len()],
+    failed: [AtomicU64; FAILURES.len()],
+}
 
 impl Default for Requests {
     fn default() -> Self {
-        Requests([const { AtomicU64::new(0) }; NAMES.len()])
+        Requests {
+            numbers: [const { AtomicU64::new(0) }; NAMES.len()],
+            failed: [const { AtomicU64::new(0) }; FAILURES.len()],
+        }
     }
 }
 
 impl Requests {
     /// Counts one. Nothing is ordered by it.
     pub(super) fn count(&self, kind: Kind) {
-        self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.numbers[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The kinds that there were, with their numbers.
     pub(super) fn counted(&self) -> BTreeMap<&'static str, u64> {
-        let numbers = self.0.iter().map(|number| number.load(Ordering::Relaxed));
-        NAMES.iter().copied().zip(numbers).filter(|(_, number)| *number > 0).collect()
+        some(NAMES.iter().copied(), &self.numbers)
     }
+
+    /// Counts one that failed, if it is of those that are counted.
+    pub(super) fn failed(&self, errno: i32) {
+        if let Some(at) = FAILURES.iter().position(|(code, _)| *code == errno) {
+            self.failed[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The names of what requests have failed with because of the host, with their numbers.
+    pub(super) fn failures(&self) -> BTreeMap<&'static str, u64> {
+        some(FAILURES.iter().map(|(_, name)| *name), &self.failed)
+    }
+}
+
+/// Those that are not 0.
+fn some(names: impl Iterator<Item = &'static str>, numbers: &[AtomicU64]) -> BTreeMap<&'static str, u64> {
+    let numbers = numbers.iter().map(|number| number.load(Ordering::Relaxed));
+    names.zip(numbers).filter(|(_, number)| *number > 0).collect()
 }
 
 #[cfg(test)]
@@ -87,5 +120,14 @@ mod tests {
         requests.count(Kind::Write);
         requests.count(Kind::Lookup);
         assert_eq!(requests.counted(), BTreeMap::from([("copy_file_range", 1), ("lookup", 1), ("write", 2)]));
+    }
+
+    #[test]
+    fn failures_of_the_host_are_counted_and_no_others() {
+        let requests = Requests::default();
+        for errno in [libc::ENOENT, libc::EIO, libc::ENOSPC, libc::EIO, libc::EPERM] {
+            requests.failed(errno);
+        }
+        assert_eq!(requests.failures(), BTreeMap::from([("EIO", 2), ("ENOSPC", 1)]));
     }
 }

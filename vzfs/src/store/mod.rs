@@ -117,6 +117,23 @@ pub struct Store {
     _lock: File,
 }
 
+/// Numbers of a store that are known at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoreTotals {
+    /// Templates, all versions.
+    pub templates: u64,
+    /// VEs.
+    pub ves: u64,
+    /// How many of them are mounted.
+    pub mounted: u64,
+    /// Size of the host filesystem.
+    pub size_bytes: u64,
+    /// What is free of it.
+    pub free_bytes: u64,
+    /// Inodes that are free in it; 0 where there is no limit.
+    pub free_inodes: u64,
+}
+
 /// The catalog in memory, and the names that are reserved because something of that name is being made.
 #[derive(Default)]
 struct Catalog {
@@ -277,6 +294,27 @@ impl Store {
             verified: last.as_ref().map(|report| report.finished),
             damaged: last.map_or(0, |report| report.unrepaired() as u64),
         })
+    }
+
+    /// What can be told at any time without looking for it.
+    pub fn totals(&self) -> StoreTotals {
+        let catalog = self.catalog.read();
+        let mounted = catalog.ves.values().filter(|slot| slot.shown.read().mounted.is_some()).count();
+        let space = rustix::fs::statvfs(&self.layout.dir).ok();
+        let space = |of: fn(&rustix::fs::StatVfs) -> u64| space.as_ref().map_or(0, of);
+        StoreTotals {
+            templates: catalog.templates.len() as u64,
+            ves: catalog.ves.len() as u64,
+            mounted: mounted as u64,
+            size_bytes: space(|space| space.f_blocks.saturating_mul(space.f_frsize)),
+            free_bytes: space(|space| space.f_bavail.saturating_mul(space.f_frsize)),
+            free_inodes: space(|space| space.f_favail),
+        }
+    }
+
+    /// When this process opened it.
+    pub fn started(&self) -> Timestamp {
+        self.started
     }
 
     /// Whether data of a mount goes through the kernel; `None` when there is no mount.

@@ -46,6 +46,8 @@ pub trait Mounted: Send + Sync {
     fn lock_holder(&self, ino: Ino) -> Option<u32>;
     /// How many requests of each kind the kernel has sent to this daemon.
     fn requests(&self) -> BTreeMap<&'static str, u64>;
+    /// How many of them failed because of the host, by the names of errno(3).
+    fn failures(&self) -> BTreeMap<&'static str, u64>;
     /// Takes it away. With `force`, also while programs use it.
     ///
     /// # Errors
@@ -116,9 +118,15 @@ impl Store {
     /// What a VE's mount has had to do. Nothing when it is not mounted.
     pub fn stats(&self, ve: &VeName) -> Result<VeStats, StoreError> {
         let slot = self.slot(ve)?;
-        let counted = slot.live.lock().mount.as_ref().map(|mount| mount.requests()).unwrap_or_default();
-        let requests = counted.into_iter().map(|(kind, number)| (kind.to_owned(), number)).collect();
-        Ok(VeStats { ve: ve.clone(), requests })
+        let live = slot.live.lock();
+        Ok(stats_of(ve, &slot, Some(&live)))
+    }
+
+    /// The same of all VEs, by name. What is being mounted or unmounted is not waited for, and has no numbers then.
+    pub fn all_stats(&self) -> Vec<VeStats> {
+        let slots: Vec<_> =
+            self.catalog.read().ves.iter().map(|(ve, slot)| (ve.clone(), Arc::clone(slot))).collect();
+        slots.into_iter().map(|(ve, slot)| stats_of(&ve, &slot, slot.live.try_lock().as_deref())).collect()
     }
 
     /// Mounts what was mounted when the last daemon ended. One that fails is logged and stays wanted.
@@ -317,6 +325,19 @@ impl Store {
         self.meta.put(Table::Ve, &slot.id.to_string(), &record)?;
         slot.shown.write().record = Arc::new(record);
         Ok(())
+    }
+}
+
+fn stats_of(ve: &VeName, slot: &Slot, live: Option<&Live>) -> VeStats {
+    let mount = live.and_then(|live| live.mount.as_ref());
+    let named = |numbers: BTreeMap<&'static str, u64>| {
+        numbers.into_iter().map(|(name, number)| (name.to_owned(), number)).collect()
+    };
+    VeStats {
+        ve: ve.clone(),
+        requests: mount.map(|mount| named(mount.requests())).unwrap_or_default(),
+        failures: mount.map(|mount| named(mount.failures())).unwrap_or_default(),
+        mounted: slot.shown.read().mounted.is_some(),
     }
 }
 

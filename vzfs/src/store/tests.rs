@@ -72,6 +72,10 @@ impl Mounted for FakeMount {
         BTreeMap::from([("lookup", 3)])
     }
 
+    fn failures(&self) -> BTreeMap<&'static str, u64> {
+        BTreeMap::from([("EIO", 1)])
+    }
+
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         if self.busy.load(Ordering::SeqCst) && !force { Err((self, UnmountError::Busy)) } else { Ok(()) }
     }
