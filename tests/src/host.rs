@@ -15,6 +15,10 @@ use crate::Outcome;
 
 /// How long a daemon may take to answer its first request, or to end.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
+/// Space in use that has not changed for so long is at rest.
+const REST: Duration = Duration::from_millis(300);
+/// And if it never rests.
+const REST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `Host::drop`, and the end of the test process in whatever way, leads to. It gets the scratch folder as `$1`, and
 /// the end of its standard input tells it to begin. Only what lives in that folder is touched.
@@ -366,11 +370,22 @@ impl Host {
             .to_owned()
     }
 
-    /// Bytes in use on the host's filesystem.
+    /// Bytes in use on the host's filesystem, when they have come to rest: XFS frees the space of removed files some time after their removal.
     pub fn used_bytes(&self) -> u64 {
-        let _ = finish(Command::new("sync").arg("-f").arg(self.disk()));
-        let stat = rustix::fs::statvfs(self.disk()).expect("the host's filesystem is mounted");
-        (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+        let now = || {
+            let _ = finish(Command::new("sync").arg("-f").arg(self.disk()));
+            let stat = rustix::fs::statvfs(self.disk()).expect("the host's filesystem is mounted");
+            (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+        };
+        let (begin, mut last, mut since) = (Instant::now(), now(), Instant::now());
+        while since.elapsed() < REST && begin.elapsed() < REST_PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+            let used = now();
+            if used != last {
+                (last, since) = (used, Instant::now());
+            }
+        }
+        last
     }
 }
 
