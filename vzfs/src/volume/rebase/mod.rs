@@ -29,6 +29,7 @@
 //! - a file opened to be created under a name that came with the update: likewise;
 //! - which inode a moved name leads to: the kernel is told to ask for the new name again (`Volume::take_relabelled`).
 
+mod ahead;
 mod attributes;
 mod edits;
 mod join;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 pub use edits::{Action, Edit};
 pub(super) use unsettled::Unsettled;
 
+use self::ahead::Ahead;
 use self::judge::Judge;
 use super::{Result, Volume, VolumeError};
 use crate::meta::{Changes, EntryRecord, Written};
@@ -117,6 +119,7 @@ impl Volume {
             self.meta.watch(self.ve)
         };
         let found = self.concerned(delta)?;
+        let ahead = Ahead::of_others();
         let began = Instant::now();
         let mut judged = {
             let _exclusive = self.names.write();
@@ -134,6 +137,7 @@ impl Volume {
             judged
         };
         judged.rebased.pause = began.elapsed();
+        drop(ahead);
         Ok(judged.tell())
     }
 
