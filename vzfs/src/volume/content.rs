@@ -206,6 +206,11 @@ impl Volume {
         self.opens.lock().remove(ino, sharing);
     }
 
+    /// Whether somebody has a file open.
+    pub fn is_open(&self, ino: Ino) -> bool {
+        self.opens.lock().has(ino)
+    }
+
     /// Counts handles that were opened through an earlier `Volume` of this VE and are still open: so many that the kernel serves, and so many that the
     /// daemon does.
     pub fn adopt(&self, ino: Ino, passthrough: u32, served: u32) -> Result<()> {

@@ -360,7 +360,7 @@ impl Volume {
 
     /// The same for who may also have the file open, and then means just this one.
     fn check_named_or_open(&self, ino: Ino, node: &Node<'_>) -> Result<()> {
-        if self.opens.lock().has(ino) { Ok(()) } else { self.check_named(node) }
+        if self.is_open(ino) { Ok(()) } else { self.check_named(node) }
     }
 
     fn dir_node(&self, ino: Ino) -> Result<Node<'_>> {
@@ -520,7 +520,7 @@ impl Volume {
     pub fn forget(&self, ino: Ino) -> Result<()> {
         let content = {
             let _exclusive = self.names.write();
-            if self.opens.lock().has(ino) {
+            if self.is_open(ino) {
                 return Ok(());
             }
             let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {

@@ -159,8 +159,9 @@ impl Store {
             }
             let mount = live.mount.as_deref();
             let save = |batch: &mut Changes<'_>, hidden: &[Hidden]| {
-                // Here nobody can open a file: who locks one of these later reads what this has written.
-                for (path, file) in locks {
+                // Here nobody can open a file: who locks one of these later reads what this has written. The kernel's list of locks is asked for only when
+                // somebody has one open, as it is made in milliseconds: it waits for all processors.
+                for (path, file) in locks.into_iter().filter(|(_, file)| volume.is_open(*file)) {
                     if let Some(pid) = mount.and_then(|mount| mount.lock_holder(file)) {
                         return Err(VolumeError::Locked { path, pid });
                     }
