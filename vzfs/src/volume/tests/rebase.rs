@@ -167,9 +167,14 @@ impl Before {
             }
         }
         let pristine = |path: &[u8]| before.get(path) == old.get(path) && !owned.contains(path);
-        let hidden = |path: &[u8]| rebased.hidden.iter().any(|hidden| path.ends_with(hidden.name.as_bytes()));
+        let shown_new = new;
+        let hidden = |path: &[u8]| {
+            let (dir, name) = place(shown_new, path);
+            rebased.hidden.iter().any(|hidden| Some(hidden.dir) == dir && hidden.name.as_bytes() == name)
+        };
         for (path, new) in new.iter().filter(|(path, _)| prefixes(path).all(untouched)) {
-            if pristine(path) && !hidden(path) {
+            // With a directory is hidden what is in it, or it is where the VE has moved the directory to.
+            if pristine(path) && !prefixes(path).any(hidden) {
                 let now = after.get(path).unwrap_or_else(|| panic!("{} is missing", path.escape_ascii()));
                 assert_eq!((&now.bytes, now.kind), (&new.bytes, new.kind), "{}", path.escape_ascii());
             }
@@ -427,4 +432,23 @@ fn regression_hard_links_are_parted_and_joined() {
     let second = [Op::Rename { dir: 0, name: 1, new_dir: 0, new_name: 0, mode: RenameMode::Replace }];
     let ops = [Op::Chmod { node: 6, perm: 0o2755 }];
     run(&Store::new(), &first, &second, &ops, [false; 2]);
+}
+
+/// A directory of the base that the VE has moved stays there when a base without it comes and goes, with what the base has in it.
+#[test]
+fn regression_a_moved_directory_is_hidden_with_what_is_in_it() {
+    let store = Store::new();
+    let create = |dir, name, kind| Op::Create { dir, name, kind, perm: 0o644, umask: 0, uid: 0 };
+    let first = vec![
+        create(0, 0, FileKind::Dir),
+        create(19, 2, FileKind::Dir),
+        create(2, 2, FileKind::Symlink),
+        create(8, 0, FileKind::File),
+        create(0, 1, FileKind::Symlink),
+        create(16, 0, FileKind::Dir),
+    ];
+    let third = vec![create(22, 4, FileKind::Dir), Op::Link { node: 19, dir: 34, name: 0 }];
+    let rename = Op::Rename { dir: 28, name: 4, new_dir: 16, new_name: 1, mode: RenameMode::Replace };
+    let history = [Part::Move(2), Part::Work(vec![rename]), Part::Move(0), Part::Move(2)];
+    live(&store, &[first, vec![], third], &history);
 }
