@@ -277,14 +277,16 @@ pub(crate) enum StoreCommand {
     Doctor,
     /// Show how much space each template and each VE takes, and what sharing saves.
     Df,
-    /// Read everything again, check it against its digests, and name every template, VE and path that damage touches.
+    /// Read everything again, check it against its digests, look through what VEs changed, and name every template, VE and path that damage touches.
     #[command(
+        visible_alias = "check",
         after_help = "Exit codes: 0 when nothing is damaged or everything was repaired, 7 when damage is left."
     )]
     Verify {
-        /// Repair what is damaged with what this folder, tar, OCI layout or other store has (on the daemon's host).
-        #[arg(long, value_name = "SOURCE")]
-        repair: Option<PathBuf>,
+        /// Repair what is damaged: what follows from the rest of the store, and what this folder, tar, OCI layout or other store has (on the daemon's
+        /// host).
+        #[arg(long, value_name = "SOURCE", num_args = 0..=1)]
+        repair: Option<Option<PathBuf>>,
         /// Only show the check that runs and what the last one found.
         #[arg(long, conflicts_with = "repair")]
         status: bool,

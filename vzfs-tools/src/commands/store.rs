@@ -24,12 +24,14 @@ pub(crate) fn run(context: &Context, command: &StoreCommand) -> Result<()> {
             status.last.as_ref().map_or(Ok(()), damage_left)
         }
         StoreCommand::Verify { repair, .. } => {
-            let request = VerifyStore { repair: repair.as_deref().map(absolute).transpose()? };
+            let source = repair.as_ref().and_then(|source| source.as_deref());
+            let request =
+                VerifyStore { repair: source.map(absolute).transpose()?, rebuild: repair.is_some() };
             let progress = context.progress();
             let report: StoreVerifyReport =
                 context.client.events("/v1/store/verify", Some(&request), &progress)?;
             drop(progress);
-            if report.damaged.is_empty() {
+            if report.damaged.is_empty() && report.private.is_empty() {
                 return context.output.done(&report, verified);
             }
             context.output.show(&report, verified)?;
@@ -117,7 +119,7 @@ fn damage_left(report: &StoreVerifyReport) -> Result<()> {
     match report.unrepaired() {
         0 => Ok(()),
         left => {
-            let what = format!("the store is damaged: {}", plural(left as u64, "digest"));
+            let what = format!("the store is damaged: {}", plural(left as u64, "thing"));
             Err(Failure::new(Exit::Damage, what).with_hint(
                 "repair it with `vzfs store verify --repair SOURCE`, from what a template was made of",
             ))
@@ -127,17 +129,18 @@ fn damage_left(report: &StoreVerifyReport) -> Result<()> {
 
 fn verified(report: &StoreVerifyReport) -> String {
     let mut text = format!(
-        "{} and {} read, {}: ",
+        "{} and {} read, {}; {} looked through: ",
         plural(report.blobs, "blob"),
         plural(report.trees, "tree"),
-        size(report.bytes)
+        size(report.bytes),
+        plural(report.ves, "VE"),
     );
-    if report.damaged.is_empty() {
+    let found = report.damaged.len() + report.private.len();
+    if found == 0 {
         text.push_str("no damage\n");
         return text;
     }
-    let repaired = report.damaged.len() - report.unrepaired();
-    text.push_str(&format!("{} DAMAGED, {repaired} of them repaired\n", report.damaged.len()));
+    text.push_str(&format!("{found} DAMAGED, {} of them repaired\n", found - report.unrepaired()));
     for damage in &report.damaged {
         let what = match damage.what {
             DamagedThing::Blob => "content",
@@ -151,6 +154,11 @@ fn verified(report: &StoreVerifyReport) -> String {
         if damage.users.is_empty() {
             text.push_str("  nothing needs it; `vzfs store gc` removes it\n");
         }
+    }
+    for damage in &report.private {
+        let path = damage.path.as_ref().map(|path| format!(" /{path}")).unwrap_or_default();
+        text.push_str(&printable(&format!("VE {}{path}: {}", damage.ve, damage.why)));
+        text.push('\n');
     }
     text
 }

@@ -147,6 +147,9 @@ pub struct VerifyStore {
     /// Repair what is damaged from here: the absolute path of a folder, a tar, an OCI layout or another store of the daemon's host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repair: Option<PathBuf>,
+    /// Make anew what follows from the rest of the store; with a source, that too.
+    #[serde(default)]
+    pub rebuild: bool,
 }
 
 /// What a check of the whole store found.
@@ -166,12 +169,30 @@ pub struct StoreVerifyReport {
     pub bytes: u64,
     /// What was not as it should be, by digest.
     pub damaged: Vec<StoreDamage>,
+    /// VEs whose private layers were looked through.
+    #[serde(default)]
+    pub ves: u64,
+    /// What was wrong in them.
+    #[serde(default)]
+    pub private: Vec<PrivateDamage>,
+}
+
+/// Damage of a VE's private layer. Nothing can repair it: nobody else has what the VE wrote.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PrivateDamage {
+    /// The VE.
+    pub ve: VeName,
+    /// The file that it is about, written as [`path_text`](super::path_text) does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// What is wrong.
+    pub why: String,
 }
 
 impl StoreVerifyReport {
     /// What is still damaged.
     pub fn unrepaired(&self) -> usize {
-        self.damaged.iter().filter(|damage| !damage.repaired).count()
+        self.damaged.iter().filter(|damage| !damage.repaired).count() + self.private.len()
     }
 }
 

@@ -171,6 +171,7 @@ fn tree_code(error: &TreeError) -> ErrorCode {
 fn meta_code(error: &MetaError) -> ErrorCode {
     match error {
         MetaError::Damaged { .. } => ErrorCode::Damaged,
+        error if error.is_corruption() => ErrorCode::Damaged,
         MetaError::Locked { .. } => ErrorCode::Busy,
         _ => ErrorCode::Internal,
     }
@@ -288,6 +289,9 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::Locked { .. }, _) => "stop that daemon, or give this one another --store".to_owned(),
         (StoreError::NotAStore { .. }, _) => "name an empty or a new folder".to_owned(),
         (StoreError::Format { .. }, _) => "use the version of vzfs that made it, or a newer one".to_owned(),
+        (StoreError::Meta(MetaError::Open { path, .. }), ErrorCode::Damaged) => {
+            format!("put {} back from a backup of the store, all of it", path.display())
+        }
         (_, ErrorCode::Damaged) => "`vzfs template verify` shows what is damaged".to_owned(),
         _ => return None,
     };

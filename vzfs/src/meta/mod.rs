@@ -51,6 +51,14 @@ pub enum MetaError {
         /// The database folder.
         path: PathBuf,
     },
+    /// RocksDB cannot open it: it is damaged, or its disk is.
+    #[error("the store's database {path} cannot be opened: {source}")]
+    Open {
+        /// The database folder.
+        path: PathBuf,
+        /// What RocksDB said, which names the file.
+        source: rocksdb::Error,
+    },
     /// RocksDB failed: disk full, input/output error, damage it found by its checksums.
     #[error("the store's database failed: {0}")]
     Database(#[from] rocksdb::Error),
@@ -70,6 +78,17 @@ pub enum MetaError {
 }
 
 impl MetaError {
+    /// Whether RocksDB found its files to be other than it wrote them.
+    pub fn is_corruption(&self) -> bool {
+        let of = |source: &rocksdb::Error| {
+            matches!(source.kind(), rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument)
+        };
+        match self {
+            MetaError::Open { source, .. } | MetaError::Database(source) => of(source),
+            _ => false,
+        }
+    }
+
     /// Whether the disk is full. RocksDB keeps the host's errno only in its text.
     pub fn is_full(&self) -> bool {
         let text = self.to_string();
@@ -154,8 +173,20 @@ impl Meta {
     /// # Errors
     /// [`MetaError::Locked`] when another process has it.
     pub fn open(dir: &Path) -> Result<Meta, MetaError> {
+        Meta::open_or(dir, true)
+    }
+
+    /// Opens the database that is in `dir`. One of which a file is lost is not taken for a new one.
+    ///
+    /// # Errors
+    /// As for [`Meta::open`], and [`MetaError::Open`] when there is none.
+    pub fn open_existing(dir: &Path) -> Result<Meta, MetaError> {
+        Meta::open_or(dir, false)
+    }
+
+    fn open_or(dir: &Path, create: bool) -> Result<Meta, MetaError> {
         let mut options = Options::default();
-        options.create_if_missing(true);
+        options.create_if_missing(create);
         options.create_missing_column_families(true);
         options.set_max_total_wal_size(MAX_LOG_BYTES);
         options.set_keep_log_file_num(4);
@@ -184,7 +215,7 @@ impl Meta {
             if error.to_string().contains("lock") && error.kind() == rocksdb::ErrorKind::IOError {
                 MetaError::Locked { path: dir.to_owned() }
             } else {
-                MetaError::Database(error)
+                MetaError::Open { path: dir.to_owned(), source: error }
             }
         })?;
         Ok(Meta {

@@ -267,7 +267,7 @@ impl Store {
         let (mut private_bytes, mut mounted, mut passthrough) = (0, 0, None);
         let mut bases = std::collections::HashSet::new();
         for slot in &slots {
-            private_bytes += self.usage(slot)?.private_bytes;
+            private_bytes += self.usage_to_show(slot)?.private_bytes;
             let shown = slot.shown.read();
             bases.insert(shown.record.base);
             mounted += u64::from(shown.mounted.is_some());
@@ -356,7 +356,8 @@ fn open_database(layout: &Layout, reserve: &Reserve) -> Result<Meta, StoreError>
     if is_full && reserve.give_up() {
         tracing::warn!("the disk is full: the store opens with the space that it keeps for that");
     }
-    let meta = Meta::open(&layout.meta())?;
+    let meta =
+        if layout.is_complete() { Meta::open_existing(&layout.meta())? } else { Meta::open(&layout.meta())? };
     if is_full {
         // The first write makes the database set space aside for its log. What is left then can be reserved.
         if let Err(error) = meta.put(Table::Setting, OPENED_FULL, &Timestamp::now()) {

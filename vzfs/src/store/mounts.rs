@@ -320,6 +320,17 @@ impl Store {
         Ok(usage)
     }
 
+    /// The same for lists, which one damaged VE must not take from all others: of a VE whose base cannot be read, nothing is known.
+    pub(super) fn usage_to_show(&self, slot: &Slot) -> Result<Usage, StoreError> {
+        match self.usage(slot) {
+            Err(StoreError::Tree(error)) => {
+                tracing::warn!(ve = %slot.record().name, %error, "its space is not known");
+                Ok(Usage::default())
+            }
+            usage => usage,
+        }
+    }
+
     /// Writes a VE's record, then shows it. The caller holds `live`.
     pub(super) fn save(&self, slot: &Slot, record: VeRecord) -> Result<(), StoreError> {
         self.meta.put(Table::Ve, &slot.id.to_string(), &record)?;

@@ -3,7 +3,8 @@
 //!
 //! - Everything is read from the disk, not from the host's page cache, and does not displace what is in it.
 //! - Nothing is locked while reading. What is collected as garbage meanwhile is not damage; what comes meanwhile was just hashed.
-//! - Private data files have no digest: a program may write to them at any time. The host filesystem answers for them.
+//! - Private data files have no digest: a program may write to them at any time. The host filesystem answers for them. That they are there, and that the
+//!   records of each VE agree with each other, is looked at when somebody asks for a check.
 //! - A damaged blob breaks only the files that show it. Each is named: by template and path, by VE and path, whether the VE has the file from
 //!   its base or a private record of its own names the blob.
 //! - Repair puts content of the same digest in the place of the damaged file, by a rename: whoever has the damaged one open keeps it until he
@@ -20,15 +21,16 @@ use super::stack::build_base;
 use super::turns::{Pace, Pacer, Turn};
 use super::{Store, StoreError, difference};
 use crate::api::{
-    DamageUser, DamagedThing, StoreDamage, StoreVerifyReport, VerifyProgress, VerifyStatus, VerifyStore,
-    path_text,
+    DamageUser, DamagedThing, PrivateDamage, StoreDamage, StoreVerifyReport, VerifyProgress, VerifyStatus,
+    VerifyStore, path_text,
 };
 use crate::archive::{self, Limits, Source};
 use crate::blobs::BlobError;
 use crate::merge::Rules;
 use crate::meta::Table;
-use crate::tree::{ContentRef, Tree, TreeError, TreeImage, WalkEntry};
+use crate::tree::{ContentRef, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry};
 use crate::types::{Digest, Timestamp, VeId};
+use crate::volume;
 
 /// Key in [`Table::Setting`] of the last finished report.
 const LAST_REPORT: &str = "verified";
@@ -60,8 +62,11 @@ impl Store {
         let running = self.verifying.begin(pace, progress).ok_or(StoreError::Verifying)?;
         let (mut report, damage) = self.read_all(pace, events, &running)?;
         let mut repaired = HashSet::new();
-        if let Some(source) = request.repair.as_ref().filter(|_| !damage.is_empty()) {
-            repaired = self.repair(source, &damage, events)?;
+        if !damage.is_empty() && (request.repair.is_some() || request.rebuild) {
+            repaired = self.repair(request.repair.as_deref(), &damage, events)?;
+        }
+        if !scheduled {
+            (report.ves, report.private) = self.private_damage(events)?;
         }
         report.damaged = self.with_users(&damage, &repaired)?;
         report.finished = Timestamp::now();
@@ -72,11 +77,14 @@ impl Store {
                 tracing::error!(digest = %damaged.digest.short(), %user, "damaged");
             }
         }
+        for damaged in &report.private {
+            tracing::error!(ve = %damaged.ve, path = ?damaged.path, why = %damaged.why, "damage");
+        }
         tracing::info!(
             trees = report.trees,
             blobs = report.blobs,
             bytes = report.bytes,
-            damaged = report.damaged.len(),
+            damaged = report.damaged.len() + report.private.len(),
             "store verified"
         );
         self.meta.put(Table::Setting, LAST_REPORT, &report)?;
@@ -250,10 +258,43 @@ impl Store {
         Ok(described.collect())
     }
 
+    /// Looks through the private layers of all VEs, and tells how many those are.
+    fn private_damage(&self, events: &dyn Events) -> Result<(u64, Vec<PrivateDamage>), StoreError> {
+        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        let step = Step::new(events, "VEs", "looking through", Some(slots.len() as u64));
+        let (mut ves, mut found) = (0, Vec::new());
+        for slot in slots {
+            self.check_open()?;
+            let ve = slot.record().name.clone();
+            let mut wrong = |path, why| found.push(PrivateDamage { ve: ve.clone(), path, why });
+            match self.volume(&slot).map(|volume| volume.damage()) {
+                Ok(Ok(damage)) => {
+                    ves += 1;
+                    for damage in damage {
+                        match damage {
+                            volume::Damage::Record(why) => wrong(None, why),
+                            volume::Damage::Content(path) => {
+                                wrong(Some(path_text(&path)), "its content is not there".to_owned());
+                            }
+                        }
+                    }
+                }
+                Ok(Err(error)) => wrong(None, error.to_string()),
+                // Removed meanwhile, or its base is damaged, which was told.
+                Err(StoreError::VeRemoving(_) | StoreError::Tree(_)) => {}
+                Err(StoreError::Closing) => return Err(StoreError::Closing),
+                Err(error) => wrong(None, error.to_string()),
+            }
+            step.add(1);
+        }
+        step.finish();
+        Ok((ves, found))
+    }
+
     /// Puts what the source has in the place of what is damaged. Returns what is whole again.
     fn repair(
         &self,
-        source: &Path,
+        source: Option<&Path>,
         damage: &Damage,
         events: &dyn Events,
     ) -> Result<HashSet<Digest>, StoreError> {
@@ -261,15 +302,33 @@ impl Store {
         let blobs: HashSet<Digest> = of(DamagedThing::Blob).collect();
         let trees: HashSet<Digest> = of(DamagedThing::Tree).collect();
         let _adding = self.begin_adding()?;
+        if let Some(source) = source {
+            self.repair_from(source, &blobs, &trees, events)?;
+        }
+        self.rebuild_bases(&trees)?;
+        let mut whole = HashSet::new();
+        whole.extend(blobs.into_iter().filter(|digest| self.blobs.verify(digest).is_ok()));
+        let sound = |digest: &Digest| self.trees.open(digest).is_ok_and(|tree| tree.validate().is_ok());
+        whole.extend(trees.into_iter().filter(sound));
+        Ok(whole)
+    }
+
+    fn repair_from(
+        &self,
+        source: &Path,
+        blobs: &HashSet<Digest>,
+        trees: &HashSet<Digest>,
+        events: &dyn Events,
+    ) -> Result<(), StoreError> {
         let batch = self.blobs.repairing_batch(blobs.clone());
         if source.join("blobs").is_dir() && source.join("trees").is_dir() {
-            for digest in &blobs {
+            for digest in blobs {
                 let hex = digest.to_hex();
                 if let Ok(file) = File::open(source.join("blobs").join(&hex[..2]).join(&hex)) {
                     batch.add_file(&file)?;
                 }
             }
-            for digest in &trees {
+            for digest in trees {
                 let Ok(bytes) = std::fs::read(source.join("trees").join(digest.to_hex())) else { continue };
                 // One that is damaged there too is refused.
                 if let Err(error) = self.trees.put(&TreeImage { digest: *digest, bytes }) {
@@ -285,18 +344,27 @@ impl Store {
             difference::flatten(&mut full);
             batch.commit()?;
             if !trees.is_empty() {
-                let image = full.finish()?;
-                if trees.contains(&image.digest) {
-                    self.trees.put(&image)?;
-                }
+                self.repair_layers(full, trees)?;
             }
         }
-        self.rebuild_bases(&trees)?;
-        let mut whole = HashSet::new();
-        whole.extend(blobs.into_iter().filter(|digest| self.blobs.verify(digest).is_ok()));
-        let sound = |digest: &Digest| self.trees.open(digest).is_ok_and(|tree| tree.validate().is_ok());
-        whole.extend(trees.into_iter().filter(sound));
-        Ok(whole)
+        Ok(())
+    }
+
+    /// A layer is what it was imported from, or how that differs from its OS.
+    fn repair_layers(&self, full: TreeBuilder, trees: &HashSet<Digest>) -> Result<(), StoreError> {
+        for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
+            let Some(os) = record.os.filter(|_| trees.contains(&record.layer)) else { continue };
+            let Ok(os) = self.trees.open(&os.layer) else { continue };
+            let image = difference::difference(&os, &full)?.finish()?;
+            if image.digest == record.layer {
+                self.trees.put(&image)?;
+            }
+        }
+        let image = full.finish()?;
+        if trees.contains(&image.digest) {
+            self.trees.put(&image)?;
+        }
+        Ok(())
     }
 
     /// A base follows from its layers.

@@ -56,7 +56,7 @@ impl Store {
     }
 
     pub(super) fn describe(&self, slot: &Slot) -> Result<Ve, StoreError> {
-        let usage = self.usage(slot)?;
+        let usage = self.usage_to_show(slot)?;
         let (record, mounted, passthrough) = {
             let shown = slot.shown.read();
             (shown.record.clone(), shown.mounted.clone(), shown.passthrough)

@@ -9,6 +9,15 @@ use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
 use crate::tree::{ContentRef, MAX_PATH_BYTES};
 use crate::types::{Digest, FileKind, Ino, Name, VeId};
 
+/// What is wrong with a VE's private layer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Damage {
+    /// A broken invariant, in a sentence.
+    Record(String),
+    /// The content of the file at this path is not there; empty for one that was removed and is still open.
+    Content(Vec<u8>),
+}
+
 impl Volume {
     /// Everything that breaks an invariant (M1 to M3, V4) or refers to content that is not there, one sentence each; empty for a sound
     /// volume. Reads all private records, and every directory that has one.
@@ -17,11 +26,35 @@ impl Volume {
     /// Only those of reading the tables, damaged records among them.
     pub fn check(&self) -> Result<Vec<String>> {
         let _shared = self.names.read();
+        let Check { mut broken, lost, .. } = self.look()?;
+        broken.extend(lost.iter().map(|ino| format!("{ino} has not the content that its type needs")));
+        Ok(broken)
+    }
+
+    /// The same for whoever doubts a store: programs in the VE wait only when something is broken, and files without their content are told by their paths.
+    /// Blobs that are not there are not meant.
+    pub fn damage(&self) -> Result<Vec<Damage>> {
+        // What changes while this looks may seem broken. Then it looks once more while nothing changes.
+        if self.look().is_ok_and(|check| check.broken.is_empty() && check.lost.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let _shared = self.names.read();
+        let Check { broken, lost, records, .. } = self.look()?;
+        let mut damage: Vec<_> = broken.into_iter().map(Damage::Record).collect();
+        let is_blob = |ino: &Ino| matches!(records[ino].content, PrivateContent::Blob { .. });
+        let lost: BTreeMap<Ino, ()> =
+            lost.into_iter().filter(|ino| !is_blob(ino)).map(|ino| (ino, ())).collect();
+        damage.extend(self.paths_of(&records, lost)?.into_iter().map(|(path, ())| Damage::Content(path)));
+        Ok(damage)
+    }
+
+    fn look(&self) -> Result<Check<'_>> {
         let mut check = Check {
             volume: self,
             records: self.meta.all_inodes(self.ve)?.into_iter().collect(),
             names: HashMap::new(),
             broken: Vec::new(),
+            lost: Vec::new(),
         };
         check.entries()?;
         let orphans = self.meta.orphans(self.ve)?.into_iter().collect();
@@ -32,7 +65,7 @@ impl Volume {
         for ino in orphans.iter().filter(|ino| !check.records.contains_key(ino)) {
             check.broken.push(format!("M3: orphan {ino} has no record"));
         }
-        Ok(check.broken)
+        Ok(check)
     }
 }
 
@@ -41,7 +74,7 @@ impl Volume {
     /// and is still open has an empty path.
     pub fn paths_showing(&self, blobs: &HashSet<Digest>) -> Result<Vec<(Vec<u8>, Digest)>> {
         let _shared = self.names.read();
-        let records: HashMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
+        let records: BTreeMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
         let mut shown: BTreeMap<Ino, Digest> = BTreeMap::new();
         for (ino, record) in &records {
             if let PrivateContent::Blob { digest, .. } = record.content {
@@ -54,7 +87,16 @@ impl Volume {
             }
         }
         shown.retain(|_, digest| blobs.contains(digest));
-        if shown.is_empty() {
+        self.paths_of(&records, shown)
+    }
+
+    /// The paths of inodes, sorted, each with what is said of the inode; empty for what has no name. `records` are all private ones.
+    fn paths_of<T: Clone + Ord>(
+        &self,
+        records: &BTreeMap<Ino, InodeRecord>,
+        wanted: BTreeMap<Ino, T>,
+    ) -> Result<Vec<(Vec<u8>, T)>> {
+        if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let mut places: HashMap<Ino, Vec<(Ino, Name)>> = HashMap::new();
@@ -73,10 +115,10 @@ impl Volume {
             names.map(|(dir, name)| (dir, name.to_name())).collect()
         };
         let mut paths = Vec::new();
-        for (ino, digest) in shown {
+        for (ino, said) in wanted {
             let names = names_of(ino);
             if names.is_empty() {
-                paths.push((Vec::new(), digest));
+                paths.push((Vec::new(), said.clone()));
             }
             for (mut dir, name) in names {
                 let mut parts = vec![name];
@@ -87,7 +129,7 @@ impl Volume {
                     dir = parent;
                 }
                 let parts: Vec<&[u8]> = parts.iter().rev().map(|name| name.as_bytes()).collect();
-                paths.push((parts.join(&b'/'), digest));
+                paths.push((parts.join(&b'/'), said.clone()));
             }
         }
         paths.sort_unstable();
@@ -128,6 +170,8 @@ struct Check<'v> {
     /// The directories in which private entries name an inode, once for each name.
     names: HashMap<Ino, Vec<Ino>>,
     broken: Vec<String>,
+    /// Inodes without the content that their type needs.
+    lost: Vec<Ino>,
 }
 
 impl Check<'_> {
@@ -198,7 +242,9 @@ impl Check<'_> {
             (FileKind::Dir, PrivateContent::Joined { .. }) => record.nlink == 0,
             (_, content) => *content == PrivateContent::None,
         };
-        self.ensure(content, || format!("{ino} has not the content that its type needs"));
+        if !content {
+            self.lost.push(ino);
+        }
         self.ensure(record.perm <= 0o7777, || format!("{ino} has permissions beyond 07777"));
         Ok(())
     }

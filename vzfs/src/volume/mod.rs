@@ -57,6 +57,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use attrs::{SetAttr, SetTime, XattrMode};
 pub use changes::{ChangeKind, Visitor, VolumeChange, VolumeSource};
+pub use check::Damage;
 pub use content::{FallocateMode, OpenFile, Sharing};
 pub use dedup::{GivenUp, MIN_QUIET, Print, QuietFile, QuietPage, QuietRule, Unfit};
 pub use error::VolumeError;
@@ -418,7 +419,12 @@ impl Volume {
                 (attr.size, attr.blocks) = (*size, allocated_bytes / 512);
             }
             PrivateContent::Data { id, stamp } => {
-                let host = host.map_or_else(|| self.data.stat(*id), Ok)?;
+                let host = match host {
+                    Some(host) => Some(host),
+                    None => self.data.stat_if_there(*id)?,
+                };
+                // Who opens it is told that its content is lost. Without attributes nobody could even remove it.
+                let Some(host) = host else { return Ok(attr) };
                 (attr.size, attr.blocks) = (host.size, host.blocks);
                 (attr.atime, attr.mtime) = (host.atime, host.mtime);
                 if host.ctime > *stamp {
@@ -434,7 +440,7 @@ impl Volume {
     fn stamp(&self, record: &mut InodeRecord, now: Timestamp) -> Result<Option<HostStat>> {
         record.ctime = now;
         let PrivateContent::Data { id, stamp } = &mut record.content else { return Ok(None) };
-        let host = self.data.stat(*id)?;
+        let Some(host) = self.data.stat_if_there(*id)? else { return Ok(None) };
         *stamp = host.ctime;
         Ok(Some(host))
     }

@@ -256,7 +256,7 @@ fn collections_beside_imports_and_ves_remove_nothing_that_is_needed() {
 }
 
 fn verify(store: &Store, repair: Option<&Path>) -> StoreVerifyReport {
-    let request = VerifyStore { repair: repair.map(Path::to_owned) };
+    let request = VerifyStore { repair: repair.map(Path::to_owned), ..VerifyStore::default() };
     store.verify_store(&request, Pace::Full, &()).expect("verifies")
 }
 
@@ -389,7 +389,7 @@ fn one_check_at_a_time_and_none_of_a_relative_source() {
     let again = store.verify_store(&VerifyStore::default(), Pace::Full, &());
     assert!(matches!(again, Err(StoreError::Verifying)));
     drop(running);
-    let relative = VerifyStore { repair: Some("here".into()) };
+    let relative = VerifyStore { repair: Some("here".into()), ..VerifyStore::default() };
     let refused = store.verify_store(&relative, Pace::Full, &());
     assert!(matches!(refused, Err(StoreError::Path { .. })));
 }

@@ -92,7 +92,7 @@ fn other_rules_are_another_base_and_a_lost_base_is_made_again_by_its_own() {
         store.trees.remove(&record.base).expect("removes");
     }
     let source = place.source("nothing", &[("x", "")]);
-    let repair = VerifyStore { repair: Some(source) };
+    let repair = VerifyStore { repair: Some(source), ..VerifyStore::default() };
     store.verify_store(&repair, crate::store::Pace::Full, &()).expect("verifies");
     for (_, record) in &bases {
         store.trees.open(&record.base).expect("it is there again");
@@ -366,7 +366,7 @@ fn what_a_template_was_built_of_is_kept_as_long_as_it() {
     fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).expect("chmod");
     fs::write(&blob, vec![8; 50_000]).expect("damages");
     let report =
-        store.verify_store(&VerifyStore { repair: None }, crate::store::Pace::Full, &()).expect("verifies");
+        store.verify_store(&VerifyStore::default(), crate::store::Pace::Full, &()).expect("verifies");
     assert_eq!(report.damaged[0].users[0].to_string(), "template debian@12 /(recipe)");
     assert_eq!(store.verify(&reference("debian"), &()).expect("verifies").damaged[0].path, "(recipe)");
     store.remove_template(&reference("debian"), false).expect("removes");

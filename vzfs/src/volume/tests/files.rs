@@ -96,12 +96,17 @@ fn a_lost_data_file_breaks_only_its_file() {
         std::fs::read_dir(&folder).expect("listed").flatten().map(|file| file.path()).collect();
     files.sort_unstable();
     std::fs::remove_file(&files[0]).expect("removed");
-    assert!(matches!(scene.volume.attr(lost), Err(VolumeError::Io { .. })));
+    assert_eq!(scene.volume.attr(lost).expect("or nobody could remove it").size, 0);
+    assert!(matches!(scene.volume.read(lost, 0, &mut [0; 9]), Err(VolumeError::Io { .. })));
     assert_eq!(content(&scene.volume, other), b"deep");
     let after = scene.volume.usage().expect("the VE is listed all the same");
     assert_eq!(after.private_inodes, before.private_inodes);
     assert_eq!(after.private_logical_bytes, before.private_logical_bytes - 9);
     assert_eq!(scene.volume.check().expect("check").len(), 1, "and the check finds it");
+    assert_eq!(scene.volume.damage().expect("look"), [Damage::Content(b"etc/hosts".to_vec())]);
+    scene.volume.unlink(scene.at("etc"), name("hosts")).expect("unlink");
+    scene.volume.forget(lost).expect("forget");
+    assert_eq!(scene.volume.damage().expect("look"), []);
 }
 
 #[test]
