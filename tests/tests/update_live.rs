@@ -296,9 +296,10 @@ fn a_point_release_reaches_ves_at_work_and_goes_back_under_kills() {
             host.kill_daemon();
         }
         let _ = client.wait();
-        until_rolled_back(&host, &id);
+        let back = until_rolled_back(&host, &id);
         report("back again, with the daemon killed three times", ms(begin.elapsed()));
         std::thread::sleep(Duration::from_secs(3));
+        tell(&host, &back, "back");
     });
     let errors = seen.errors.into_inner().expect("no thread panicked");
     assert!(
@@ -321,8 +322,8 @@ fn id_of(update: &Value) -> String {
     update["id"].as_u64().unwrap_or_else(|| panic!("no number in {update}")).to_string()
 }
 
-/// Waits until every VE has been brought back; begins it once more if no daemon has heard of it.
-fn until_rolled_back(host: &Host, id: &str) {
+/// Waits until every VE has been brought back, and tells by which update; begins it once more if no daemon has heard of it.
+fn until_rolled_back(host: &Host, id: &str) -> String {
     let begin = Instant::now();
     loop {
         assert!(begin.elapsed() < Duration::from_secs(120), "it does not end:\n{}", host.log());
@@ -336,7 +337,7 @@ fn until_rolled_back(host: &Host, id: &str) {
         let mut updates = history.as_array().expect("a list").iter();
         let back = updates.find(|update| update["rolls_back"].as_u64() == id.parse().ok());
         match back.map(|update| update["state"].as_str().unwrap_or_default()) {
-            Some("done") => return,
+            Some("done") => return back.map(id_of).unwrap_or_default(),
             Some("running") => {}
             Some(state) => panic!("the way back is {state}: {history}"),
             None => drop(host.vzfs(["update", "rollback", id])),

@@ -128,7 +128,8 @@ impl Layout {
 
     /// A folder without a format file is usable when it is empty or what an interrupted first start left.
     fn check_unused(&self) -> Result<(), StoreError> {
-        const OURS: [&str; 7] = ["blobs", "trees", "meta", "data", "lock", "format.new", "lost+found"];
+        const OURS: [&str; 8] =
+            ["blobs", "trees", "meta", "data", "reserve", "lock", "format.new", "lost+found"];
         for entry in fs::read_dir(&self.dir).map_err(StoreError::io("read", &self.dir))? {
             let name = entry.map_err(StoreError::io("read", &self.dir))?.file_name();
             if !OURS.iter().any(|ours| *ours == name) {

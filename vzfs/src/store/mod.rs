@@ -207,7 +207,8 @@ impl Store {
         let (reserve, meta) = (Arc::clone(&self.reserve), Arc::downgrade(&self.meta));
         self.meta.when_full(move || {
             let unflushed = meta.upgrade().map_or(0, |meta| meta.unflushed_bytes());
-            if reserve.bytes() >= unflushed + LOG_ROOM_BYTES {
+            // With a quota there may be space that the database is not given; then opening it anew would change nothing.
+            if reserve.is_needed() && reserve.bytes() >= unflushed + LOG_ROOM_BYTES {
                 start_again();
             }
         });

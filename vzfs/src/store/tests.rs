@@ -580,3 +580,16 @@ fn symbolic_links_are_templates_too() {
     let template = import(&store, "debian@1", source, None).expect("imports");
     assert_eq!(template.stats.symlinks, 1);
 }
+
+/// The format file is what a store gets last: a crash before it leaves everything else.
+#[test]
+fn a_first_start_that_was_cut_short_is_begun_again() {
+    let place = Place::new();
+    drop(place.open());
+    let dir = place.dir.path().join("store");
+    let made: Vec<_> = fs::read_dir(&dir).expect("there").flatten().map(|entry| entry.file_name()).collect();
+    assert!(made.iter().any(|name| name == "reserve"), "{made:?}");
+    fs::remove_file(dir.join("format")).expect("there");
+    assert_eq!(place.open().templates(), []);
+    assert!(dir.join("format").exists());
+}
