@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use thiserror::Error;
 
 use super::records::VeRecord;
@@ -15,6 +16,9 @@ use crate::api::{Ve, VeStats};
 use crate::meta::Table;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Usage, Volume};
+
+/// How long after an unmount by hand the kernel may take to end its connection with the daemon. A copy of the mount in another namespace keeps that for longer.
+const UNMOUNT_BY_HAND: Duration = Duration::from_millis(500);
 
 /// Makes mounts. The daemon's makes FUSE mounts; tests need none.
 pub trait Mounter: Send + Sync {
@@ -181,6 +185,15 @@ impl Store {
             return Err(StoreError::VeRemoving(ve.clone()));
         }
         check_mountpoint(place, &self.layout.dir)?;
+        let mounted = slot.shown.read().mounted.clone();
+        let begun = Instant::now();
+        while let (Some(mount), Some(mounted)) = (&live.mount, &mounted)
+            && mount.is_alive()
+            && !is_mount(mounted)
+            && begun.elapsed() < UNMOUNT_BY_HAND
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         if live.mount.as_ref().is_some_and(|mount| !mount.is_alive()) {
             tracing::warn!(%ve, "its mount was taken away by something else");
             live.mount = None;
@@ -350,6 +363,12 @@ fn stats_of(ve: &VeName, slot: &Slot, live: Option<&Live>) -> VeStats {
         failures: mount.map(|mount| named(mount.failures())).unwrap_or_default(),
         mounted: slot.shown.read().mounted.is_some(),
     }
+}
+
+/// Whether something is mounted at a place. Sends no request to what is.
+fn is_mount(place: &Path) -> bool {
+    let found = statx(CWD, place, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE);
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// What no mount point may be, whatever is there.
