@@ -370,6 +370,15 @@ impl Host {
             .to_owned()
     }
 
+    /// The file of the store that has the content of this one.
+    pub fn blob_of(&self, content: &Path) -> PathBuf {
+        let found = host_sh(
+            "size=$(stat -c %s \"$2\"); find \"$1\" -type f -size \"${size}c\" -exec cmp -s \"$2\" {} \\; -print",
+            [self.store().join("blobs").as_path(), content],
+        );
+        PathBuf::from(found.text().trim())
+    }
+
     /// Bytes in use on the host's filesystem, when they have come to rest: XFS frees the space of removed files some time after their removal.
     pub fn used_bytes(&self) -> u64 {
         let now = || {

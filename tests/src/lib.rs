@@ -28,6 +28,14 @@ pub mod torture;
 pub use host::{Host, HostFs, Setup};
 pub use outcome::Outcome;
 
+/// A path of a test as an argument of a command.
+///
+/// # Panics
+/// It is not UTF-8.
+pub fn text(path: &std::path::Path) -> &str {
+    path.to_str().expect("a path of this test")
+}
+
 /// Ends the test with a message unless it runs as root: mounting, loop devices and foreign owners need it.
 pub fn require_root() {
     assert!(

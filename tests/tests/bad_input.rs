@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use vzfs_tests::host::{finish, host_sh};
-use vzfs_tests::{Host, Setup, sample};
+use vzfs_tests::{Host, Setup, sample, text};
 
 fn host() -> Host {
     let host = Host::with(Setup { size_mib: 2048, ..Setup::default() });
@@ -13,10 +13,6 @@ fn host() -> Host {
     sample::make(&source);
     host.vzfs(["template", "import", "sample@1", text(&source)]).ok();
     host
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of this test")
 }
 
 /// What a refused command must leave as it was: the catalog, the blobs, and the staging area empty.

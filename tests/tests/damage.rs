@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use vzfs_tests::host::host_sh;
-use vzfs_tests::{Host, Setup, sample};
+use vzfs_tests::{Host, Setup, sample, text};
 
 /// What can happen to a file. `$1` is the file, `$2` another of its kind.
 const DAMAGES: [(&str, &str); 5] = [
@@ -27,10 +27,6 @@ const DAMAGES: [(&str, &str); 5] = [
 struct Scene {
     host: Host,
     source: PathBuf,
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of this test")
 }
 
 impl Scene {
@@ -72,13 +68,7 @@ impl Scene {
 
     /// Two blobs of files that the VEs show.
     fn blobs(&self) -> [PathBuf; 2] {
-        ["etc/conf.d/one", "etc/conf.d/two"].map(|path| {
-            let found = host_sh(
-                "find \"$1\" -type f -exec cmp -s \"$2\" {} \\; -print",
-                [self.host.store().join("blobs"), self.source.join(path)],
-            );
-            PathBuf::from(found.text().trim())
-        })
+        ["etc/conf.d/one", "etc/conf.d/two"].map(|path| self.host.blob_of(&self.source.join(path)))
     }
 
     fn trees(&self) -> [PathBuf; 2] {

@@ -4,17 +4,13 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use vzfs_tests::host::host_sh;
 use vzfs_tests::measure::{ms, report};
-use vzfs_tests::{Host, Setup, sample};
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path of this test")
-}
+use vzfs_tests::{Host, Setup, sample, text};
 
 /// A host with the sample as `sample@1` and a variant of it as `sample@2`; the folders are `one` and `two`.
 fn host() -> Host {
@@ -39,16 +35,6 @@ fn number(value: &Value, field: &str) -> u64 {
     let number = value[field].as_u64();
     assert!(number.is_some(), "no number {field} in {value}");
     number.unwrap_or_default()
-}
-
-/// Where the content of a template's file is.
-fn blob_of(host: &Host, content: &Path) -> PathBuf {
-    let folder = host.store().join("blobs");
-    let found = host_sh(
-        "size=$(stat -c %s \"$2\"); find \"$1\" -type f -size \"${size}c\" -exec cmp -s \"$2\" {} \\; -print",
-        [folder.as_path(), content],
-    );
-    PathBuf::from(found.text().trim())
 }
 
 fn flip_a_bit(file: &Path) {
@@ -129,7 +115,7 @@ fn a_flipped_bit_is_found_named_and_repaired_from_a_tar() {
     );
     host.vzfs(["store", "verify"]).ok();
 
-    let blob = blob_of(&host, &host.scratch().join("one/etc/conf.d/one"));
+    let blob = host.blob_of(&host.scratch().join("one/etc/conf.d/one"));
     flip_a_bit(&blob);
     let outcome = host.vzfs(["--format", "json", "store", "verify"]).expect_code(7);
     let report = outcome.json();
@@ -218,7 +204,7 @@ fn space_is_what_a_slow_count_says() {
 #[test]
 fn the_daemon_checks_the_store_by_itself() {
     let host = host_with(&["--scrub-interval", "1s", "--scrub-rate", "1000"]);
-    flip_a_bit(&blob_of(&host, &host.scratch().join("one/etc/conf.d/one")));
+    flip_a_bit(&host.blob_of(&host.scratch().join("one/etc/conf.d/one")));
     let found = || host.json(["store", "info"])["damaged"] == 1;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while !found() {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::Value;
 use vzfs_tests::host::host_sh;
 use vzfs_tests::measure::{ms, report};
-use vzfs_tests::{Host, Setup, debian, sample};
+use vzfs_tests::{Host, Setup, debian, sample, text};
 
 /// The release as it came out, without what was fixed since.
 const OS: &str = r#"
@@ -41,10 +41,6 @@ source = "tool.conf"
 path = "etc/tool/*.list"
 rule = "lines"
 "#;
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("text")
-}
 
 fn timed(host: &Host, command: &[&str]) {
     let begin = Instant::now();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vzfs::api::{Selector, duration_secs};
+use vzfs::api::Selector;
 use vzfs::types::{IdShift, TemplateRef, TemplateSpec, TypeError, VeName};
 
 pub(crate) use template::{BuildArgs, CascadeArgs, Description, PatchArgs, PatchFile, TemplateCommand};
@@ -344,10 +344,7 @@ pub(crate) struct TopArgs {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    duration_secs(text)
-        .filter(|secs| *secs > 0)
-        .map(Duration::from_secs)
-        .ok_or_else(|| "write a number and s, m, h or d, as in 2s".to_owned())
+    time_secs(text).map(Duration::from_secs)
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use rustix::fs::StatVfs;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 
@@ -23,6 +24,7 @@ use crate::store::{Store, StoreError};
 use crate::supervisor::Link;
 use crate::types::Timestamp;
 use crate::update::Updates;
+use crate::volume::free_bytes;
 
 /// How long the address may be another's at the start: a daemon that is being replaced lets go of it in a moment.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(5);
@@ -56,10 +58,6 @@ impl Metrics {
 
     /// The daemon's process, by the names that monitoring systems know for any process.
     fn process(&self) -> Vec<Metric> {
-        let gauge = |name, help, value: Option<f64>| {
-            let metric = Metric::new(Gauge, name, help);
-            value.map_or_else(|| metric.clone(), |value| metric.clone().with(&[], value))
-        };
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
         vec![
@@ -85,23 +83,27 @@ impl Metrics {
 
     fn of_store(&self) -> Vec<Metric> {
         let totals = self.store.totals();
-        let of = |name, help, value: u64| Metric::new(Gauge, name, help).with(&[], value as f64);
+        let space = self.store.space();
+        let space = |of: fn(&StatVfs) -> u64| space.as_ref().map_or(0, of);
+        let of = |name, help, value: u64| gauge(name, help, Some(value as f64));
         let active = self.updates.rollouts().iter().filter(|rollout| rollout.head.state.is_active()).count();
         let mut metrics = vec![
             of("vzfs_templates", "Templates in the store.", totals.templates),
             of("vzfs_ves", "VEs in the store.", totals.ves),
             of("vzfs_ves_mounted", "VEs that are mounted.", totals.mounted),
             of("vzfs_updates_active", "Updates that move VEs, or are paused.", active as u64),
-            of("vzfs_store_size_bytes", "Size of the filesystem that holds the store.", totals.size_bytes),
-            of("vzfs_store_free_bytes", "What is free of it.", totals.free_bytes),
-            of("vzfs_store_free_inodes", "Inodes that are free in it.", totals.free_inodes),
+            of(
+                "vzfs_store_size_bytes",
+                "Size of the filesystem that holds the store.",
+                space(|space| space.f_blocks.saturating_mul(space.f_frsize)),
+            ),
+            of("vzfs_store_free_bytes", "What is free of it.", space(free_bytes)),
+            of("vzfs_store_free_inodes", "Inodes that are free in it.", space(|space| space.f_favail)),
         ];
         if let Some(last) = self.store.verify_status().ok().and_then(|status| status.last) {
             let help = "When the last check of the whole store ended, since the epoch.";
-            metrics.push(
-                Metric::new(Gauge, "vzfs_store_verified_timestamp_seconds", help)
-                    .with(&[], seconds(last.finished)),
-            );
+            let finished = Some(seconds(last.finished));
+            metrics.push(gauge("vzfs_store_verified_timestamp_seconds", help, finished));
             metrics.push(of(
                 "vzfs_store_damaged",
                 "Things that check found damaged and could not repair.",
@@ -151,6 +153,15 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonErr
             bound => return bound.map_err(DaemonError::io(format!("serve metrics at {address}"))),
         }
     }
+}
+
+/// A gauge of one thing; without a number where that is not known.
+fn gauge(name: &str, help: &str, value: Option<f64>) -> Metric {
+    let mut metric = Metric::new(Gauge, name, help);
+    if let Some(value) = value {
+        metric.add(&[], value);
+    }
+    metric
 }
 
 fn seconds(time: Timestamp) -> f64 {

@@ -190,15 +190,13 @@ async fn serve(
             _ = mounts => {}
             () = wait_for_end(ending.clone()) => return Ok(()),
         }
-        let linked = link.clone();
-        if let Some(link) = link {
-            mounter::discard(&link);
+        if let Some(link) = &link {
+            mounter::discard(link);
         }
         tracing::info!(store = %store.dir().display(), socket = %config.socket.display(), "ready");
         ready();
         updates.go_on();
-        let metrics =
-            metrics::Metrics { store: Arc::clone(store), updates: Arc::clone(updates), link: linked };
+        let metrics = metrics::Metrics { store: Arc::clone(store), updates: Arc::clone(updates), link };
         let mut routes = metrics.clone().router().merge(router(Arc::clone(store), Arc::clone(updates)));
         if let Some(supervised) = supervised {
             routes = supervised.router().merge(routes);

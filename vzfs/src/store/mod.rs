@@ -57,6 +57,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use rustix::fs::StatVfs;
 
 pub use difference::difference;
 pub use error::{BoxError, StoreError};
@@ -72,7 +73,7 @@ use crate::blobs::BlobStore;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
 use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
-use crate::volume::PrivateData;
+use crate::volume::{PrivateData, free_bytes};
 use layout::Layout;
 use records::{TagRecord, TemplateRecord, VeRecord};
 use reserve::{LOG_ROOM_BYTES, Reserve};
@@ -126,12 +127,6 @@ pub struct StoreTotals {
     pub ves: u64,
     /// How many of them are mounted.
     pub mounted: u64,
-    /// Size of the host filesystem.
-    pub size_bytes: u64,
-    /// What is free of it.
-    pub free_bytes: u64,
-    /// Inodes that are free in it; 0 where there is no limit.
-    pub free_inodes: u64,
 }
 
 /// The catalog in memory, and the names that are reserved because something of that name is being made.
@@ -256,61 +251,57 @@ impl Store {
 
     /// What there is and how much of it. Walks all blobs: seconds in a store of millions.
     pub fn info(&self) -> Result<StoreInfo, StoreError> {
-        let (templates, slots) = {
-            let catalog = self.catalog.read();
-            (catalog.templates.len(), catalog.ves.values().cloned().collect::<Vec<_>>())
-        };
+        let totals = self.totals();
+        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
         let (mut blobs, mut blob_bytes) = (0, 0);
         for item in self.blobs.list()? {
             blobs += 1;
             blob_bytes += item?.1;
         }
-        let (mut private_bytes, mut mounted, mut passthrough) = (0, 0, None);
+        let (mut private_bytes, mut passthrough) = (0, None);
         let mut bases = std::collections::HashSet::new();
         for slot in &slots {
             private_bytes += self.usage_to_show(slot)?.private_bytes;
             let shown = slot.shown.read();
             bases.insert(shown.record.base);
-            mounted += u64::from(shown.mounted.is_some());
             passthrough = passthrough.or(shown.passthrough);
         }
         let last = self.verify_status()?.last;
-        let space = rustix::fs::statvfs(&self.layout.dir).ok();
         Ok(StoreInfo {
             store: self.layout.dir.clone(),
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: Some(self.started),
-            templates: templates as u64,
-            ves: slots.len() as u64,
-            mounted,
+            templates: totals.templates,
+            ves: totals.ves,
+            mounted: totals.mounted,
             bases: bases.len() as u64,
             blobs,
             blob_bytes,
             tree_bytes: folder_bytes(&self.layout.trees()),
             private_bytes,
-            free_bytes: space.map(|space| space.f_bavail.saturating_mul(space.f_frsize)),
+            free_bytes: self.space().map(|space| free_bytes(&space)),
             passthrough,
             verified: last.as_ref().map(|report| report.finished),
             damaged: last.map_or(0, |report| report.unrepaired() as u64),
         })
     }
 
-    /// What can be told at any time without looking for it.
+    /// How many of what there is, without looking for it.
     pub fn totals(&self) -> StoreTotals {
         let catalog = self.catalog.read();
         let mounted = catalog.ves.values().filter(|slot| slot.shown.read().mounted.is_some()).count();
-        let space = rustix::fs::statvfs(&self.layout.dir).ok();
-        let space = |of: fn(&rustix::fs::StatVfs) -> u64| space.as_ref().map_or(0, of);
         StoreTotals {
             templates: catalog.templates.len() as u64,
             ves: catalog.ves.len() as u64,
             mounted: mounted as u64,
-            size_bytes: space(|space| space.f_blocks.saturating_mul(space.f_frsize)),
-            free_bytes: space(|space| space.f_bavail.saturating_mul(space.f_frsize)),
-            free_inodes: space(|space| space.f_favail),
         }
+    }
+
+    /// Space and inodes of the filesystem that holds the store; `None` when it does not tell.
+    pub fn space(&self) -> Option<StatVfs> {
+        rustix::fs::statvfs(&self.layout.dir).ok()
     }
 
     /// When this process opened it.

@@ -12,6 +12,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use crate::meta::MAX_LOG_BYTES;
+use crate::volume::free_bytes;
 
 /// All that a log can hold, and the small files around it.
 const FULL_BYTES: u64 = MAX_LOG_BYTES + (8 << 20);
@@ -70,8 +71,7 @@ impl Reserve {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        let space = rustix::fs::statvfs(self.path.parent().unwrap_or(&self.path))?;
-        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+        Ok(free_bytes(&rustix::fs::statvfs(self.path.parent().unwrap_or(&self.path))?))
     }
 
     /// Bytes of space in it.

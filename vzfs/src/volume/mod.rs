@@ -62,7 +62,7 @@ pub use content::{FallocateMode, OpenFile, Sharing};
 pub use dedup::{GivenUp, MIN_QUIET, Print, QuietFile, QuietPage, QuietRule, Unfit};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
-pub use private_data::PrivateData;
+pub use private_data::{PrivateData, free_bytes};
 pub use readdir::DirEntry;
 pub use rebase::{Action, Edit, Hidden, Rebased};
 pub use usage::Usage;

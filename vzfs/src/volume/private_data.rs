@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rustix::fs::StatVfs;
 
 use super::VolumeError;
 use super::data::DataFolder;
@@ -20,6 +21,11 @@ use crate::types::VeId;
 const MAX_WAITING_FILES: usize = 1000;
 /// And, while there is space on the disk, this part of what is free.
 const MAX_WAITING_PART: u64 = 16;
+
+/// What is free on a filesystem, as it tells, for who may not use what is kept for root.
+pub fn free_bytes(space: &StatVfs) -> u64 {
+    space.f_bavail.saturating_mul(space.f_frsize)
+}
 
 /// The private data of one store.
 pub struct PrivateData {
@@ -54,7 +60,7 @@ impl PrivateData {
     pub(super) fn add(&self, ve: VeId, id: u64) {
         let file = self.folder(ve);
         let bytes = file.stat(id).map_or(0, |host| host.blocks.saturating_mul(512));
-        let free = file.space().map_or(0, |space| space.f_bavail.saturating_mul(space.f_frsize));
+        let free = file.space().map_or(0, |space| free_bytes(&space));
         let mut waiting = self.waiting.lock();
         waiting.files.push((ve, id));
         waiting.bytes = waiting.bytes.saturating_add(bytes);

@@ -6,19 +6,7 @@ const CAPABILITY: &[u8] = b"security.capability";
 
 #[test]
 fn writes_by_others_than_root_take_setuid_away() {
-    let store = Store::new();
-    let scene = Scene::new(&store, store.base());
-    let su = scene.at("bin/su");
-    let perm = || scene.volume.attr(su).expect("attr").perm;
-    scene.volume.write(su, 0, b"x", true).expect("write");
-    assert_eq!(perm(), 0o4755);
-    scene.volume.write(su, 0, b"x", USER.keeps_privileges()).expect("write");
-    assert_eq!(perm(), 0o755);
-    let set = SetAttr { perm: Some(0o6755), ..SetAttr::default() };
-    scene.volume.set_attr(su, set, Caller::ROOT).expect("chmod");
-    let set = SetAttr { size: Some(0), ..SetAttr::default() };
-    scene.volume.set_attr(su, set, USER).expect("truncate");
-    assert_eq!(perm(), 0o755);
+    super::rights::check_that_setuid_goes(false, USER.keeps_privileges());
 }
 
 /// The kernel writes to passthrough files by itself; before it does so to one with privileges, it sends a change of nothing.
