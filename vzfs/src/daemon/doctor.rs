@@ -32,6 +32,7 @@ pub(super) fn look(store: &Store) -> Doctor {
         protection_check(store.dir()),
         reflink_check(store),
         files_check(),
+        idle_check(Path::new("/sys")),
         program_check("crun", "programs cannot be run in VEs with `vzfs ve exec`"),
         program_check("mmdebstrap", "Debian templates cannot be built, only imported"),
     ];
@@ -156,6 +157,25 @@ fn files_check() -> DoctorCheck {
     )
 }
 
+/// Whether a virtual machine's processors halt as soon as they are idle. The kernel's documentation of the driver is
+/// `Documentation/virt/guest-halt-polling.rst`; what it costs is in `benches/README.md`.
+fn idle_check(sys: &Path) -> DoctorCheck {
+    let read = |path: &str| fs::read_to_string(sys.join(path)).map(|text| text.trim().to_owned());
+    let name = "idle processors";
+    let cost = "each request of a program in a VE to the daemon waits for a halted processor: for faster requests, at the cost of power, \
+                echo 200000 >/sys/module/haltpoll/parameters/guest_halt_poll_ns";
+    let driver = read("devices/system/cpu/cpuidle/current_driver").unwrap_or_else(|_| "none".to_owned());
+    match read("module/haltpoll/parameters/guest_halt_poll_ns").as_deref() {
+        Ok("0") if driver == "haltpoll" => {
+            check(name, CheckStatus::Degraded, "haltpoll, which does not poll", cost)
+        }
+        Ok(polled) if driver == "haltpoll" => {
+            check(name, CheckStatus::Ok, format!("haltpoll, for up to {polled} ns"), cost)
+        }
+        _ => check(name, CheckStatus::Ok, format!("the idle driver is {driver}"), cost),
+    }
+}
+
 fn program_check(name: &str, cost: &str) -> DoctorCheck {
     match find_program(name) {
         Some(path) => check(name, CheckStatus::Ok, path.display().to_string(), cost),
@@ -187,4 +207,29 @@ fn kernel_option(kernel: &Kernel, option: &str) -> Option<bool> {
     };
     let mut lines = BufReader::new(config).lines().map_while(Result::ok);
     Some(lines.any(|line| line.strip_prefix(option).is_some_and(|value| value == "=y")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_virtual_machine_that_halts_at_once_is_told_of() {
+        let sys = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        let write = |path: &str, text: &str| {
+            let path = sys.path().join(path);
+            fs::create_dir_all(path.parent().expect("it has one")).expect("folders");
+            fs::write(path, text).expect("a file");
+        };
+        let status = || idle_check(sys.path()).status;
+        assert_eq!(status(), CheckStatus::Ok, "a machine without such a driver");
+        write("module/haltpoll/parameters/guest_halt_poll_ns", "0\n");
+        write("devices/system/cpu/cpuidle/current_driver", "haltpoll\n");
+        assert_eq!(status(), CheckStatus::Degraded);
+        write("module/haltpoll/parameters/guest_halt_poll_ns", "200000\n");
+        assert_eq!(status(), CheckStatus::Ok);
+        write("module/haltpoll/parameters/guest_halt_poll_ns", "0\n");
+        write("devices/system/cpu/cpuidle/current_driver", "intel_idle\n");
+        assert_eq!(status(), CheckStatus::Ok, "another one is in use");
+    }
 }
