@@ -358,8 +358,8 @@ impl Inside {
                     let written = match sharing {
                         Sharing::Served => volume.write(ino, *offset as u64, bytes, Caller::ROOT),
                         // As the kernel does it.
-                        Sharing::Passthrough => open
-                            .file
+                        Sharing::Passthrough => volume
+                            .backing_file(&open)?
                             .write_all_at(bytes, *offset as u64)
                             .map_err(|source| VolumeError::Io { what: "write".to_owned(), source }),
                     };

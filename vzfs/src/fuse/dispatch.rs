@@ -33,6 +33,12 @@ pub(super) const GENERATION: Generation = Generation(0);
 /// How long a request that holds a lock in the kernel waits for a notice, which takes well below a millisecond where nobody is in its way.
 const NOTICE_PATIENCE: Duration = Duration::from_millis(100);
 
+/// A file that the kernel may write to by itself has attributes that change unasked only where it is mapped: every `write` of a program makes the kernel
+/// ask anew. One that has not changed for so long is taken to rest,
+const REST: Duration = Duration::from_millis(100);
+/// and its attributes may be kept for so long: a database asks many times a second for the size of files that it has open and hardly writes to.
+const KEPT_AT_REST: Duration = Duration::from_millis(8);
+
 /// What a mount is made of.
 pub(super) struct Parts {
     pub volume: Arc<Volume>,
@@ -144,7 +150,7 @@ impl Dispatch {
         match self.writers.state(attr.ino, || self.volume.is_written_by_kernel(attr.ino)) {
             Written::No => (attr, ENDLESS),
             Written::NoLonger => (self.volume.attr(attr.ino).unwrap_or(attr), ENDLESS),
-            Written::Still => (attr, Duration::ZERO),
+            Written::Still => (attr, lifetime_of_written(&attr)),
         }
     }
 
@@ -176,8 +182,9 @@ impl Dispatch {
     pub(super) fn attr_with_lifetime(&self, ino: Ino) -> Result<(Attr, Duration), VolumeError> {
         // Asked first, so that attributes that may be kept are younger than the last write.
         let written = self.writers.state(ino, || self.volume.is_written_by_kernel(ino));
-        let lifetime = if written == Written::Still { Duration::ZERO } else { ENDLESS };
-        Ok((self.volume.attr(ino)?, lifetime))
+        let attr = self.volume.attr(ino)?;
+        let lifetime = if written == Written::Still { lifetime_of_written(&attr) } else { ENDLESS };
+        Ok((attr, lifetime))
     }
 
     pub(super) fn reply_attr(
@@ -302,11 +309,18 @@ impl Dispatch {
     }
 
     pub(super) fn forget_inode(&self, ino: Ino) {
+        self.close_backing(self.ledger.take_registered(ino));
         self.writers.forget(ino);
         self.overlays.forget(ino);
-        if let Err(error) = self.volume.forget(ino) {
+        if let Err(error) = self.volume.forget_soon(ino) {
             // The next start of the VE tries again.
             warn!(ve = %self.ve, %ino, %error, "a removed file could not be freed");
         }
     }
+}
+
+/// How long the kernel may keep the attributes of a file that it may be writing to.
+fn lifetime_of_written(attr: &Attr) -> Duration {
+    let rests = attr.ctime.elapsed().is_some_and(|since| since >= REST);
+    if rests { KEPT_AT_REST } else { Duration::ZERO }
 }

@@ -25,6 +25,7 @@
 //!   the mount ends.
 //! - L4: a backing id in the table is registered with the kernel. One that is registered and not in the table is lost until the mount ends; a crash
 //!   at the wrong moment costs that.
+//! - L5: a backing id without users is that of a blob, which is the inode's content or was; a process that takes the ledger over closes it.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -35,8 +36,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, MemfdFlags};
 
+use super::registered::Registered;
 use crate::sys::SharedWords;
-use crate::types::Ino;
+use crate::types::{Digest, Ino};
 
 /// "vzledg" and the layout's version.
 const MAGIC: u64 = 0x767a_6c65_6467_0001;
@@ -79,7 +81,7 @@ pub(super) struct Handles {
     pub writers: u32,
     /// Those whose bytes the daemon moves.
     pub served: u32,
-    /// The kernel's backing id while there are readers or writers; never 0 then.
+    /// The kernel's backing id. Never 0 while there are readers or writers; without them only while a blob stays registered (L5).
     pub backing: u32,
 }
 
@@ -114,6 +116,15 @@ impl Handles {
     }
 }
 
+/// A handle that was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// The backing id for the kernel, or 0 for a handle that the daemon serves.
+    pub backing: u32,
+    /// A backing id that is no longer in the ledger, and to be closed.
+    pub unused: Option<u32>,
+}
+
 struct State {
     header: SharedWords,
     table: SharedWords,
@@ -121,6 +132,8 @@ struct State {
     used: usize,
     /// Requests that an earlier process has carried out.
     before: HashSet<u64>,
+    /// The blobs that the backing ids in the table stand for, as far as this process has registered them.
+    registered: Registered,
 }
 
 /// One mount's ledger.
@@ -142,7 +155,8 @@ impl Ledger {
         words[CONNECTION].store(connection, Ordering::Release);
         words[PLACE].store(place(1, MIN_SLOTS_LOG2), Ordering::Release);
         words[0].store(MAGIC, Ordering::Release);
-        let state = State { header, table, used: 0, before: HashSet::new() };
+        let state =
+            State { header, table, used: 0, before: HashSet::new(), registered: Registered::default() };
         Ok(Ledger { memory, state: Mutex::new(state) })
     }
 
@@ -166,7 +180,7 @@ impl Ledger {
         let mut before: HashSet<u64> = ring.collect();
         before.remove(&0);
         let used = slots(table.words()).filter(|slot| slot.ino() != 0).count();
-        let mut state = State { header, table, used, before };
+        let mut state = State { header, table, used, before, registered: Registered::default() };
         let request = state.finish_pending();
         state.before.extend(request);
         Ok(Ledger { memory, state: Mutex::new(state) })
@@ -234,8 +248,13 @@ impl Ledger {
         self.state.lock().before.contains(&request)
     }
 
-    /// Counts a handle. The inode's first in passthrough mode registers its backing file with `register`; its id is returned, or 0 for a handle
-    /// that the daemon serves.
+    /// The blob that is registered for an inode.
+    pub(super) fn registered(&self, ino: Ino) -> Option<Digest> {
+        self.state.lock().registered.blob(ino)
+    }
+
+    /// Counts a handle on a file whose content is `blob`, or private data. The inode's first in passthrough mode registers its backing file with
+    /// `register`, if it is not registered since before.
     ///
     /// # Errors
     /// What `register` says; no memory.
@@ -243,24 +262,34 @@ impl Ledger {
         &self,
         request: u64,
         ino: Ino,
-        handle: Handle,
+        (handle, blob): (Handle, Option<Digest>),
         register: impl FnOnce() -> io::Result<u32>,
-    ) -> io::Result<u32> {
+    ) -> io::Result<Counted> {
         let mut state = self.state.lock();
         let mut handles = state.slot(&self.memory, ino)?.handles();
         if state.before.contains(&request) {
-            return Ok(handles.backing);
+            return Ok(Counted { backing: handles.backing, unused: None });
         }
-        if handle != Handle::Served && handles.passthrough() == 0 {
-            handles.backing = register()?;
+        let mut unused = None;
+        if handle != Handle::Served {
+            let is_registered = handles.backing != 0 && state.registered.blob(ino) == blob && blob.is_some();
+            if handles.passthrough() == 0 && !is_registered {
+                let backing = register()?;
+                unused = Some(std::mem::replace(&mut handles.backing, backing)).filter(|id| *id != 0);
+                state.registered.forget(ino);
+            }
+            if let Some(blob) = blob {
+                state.registered.open(ino, blob);
+            }
         }
         *handles.count(handle) += 1;
         state.change(request, ino, handles);
-        Ok(if handle == Handle::Served { 0 } else { handles.backing })
+        let backing = if handle == Handle::Served { 0 } else { handles.backing };
+        Ok(Counted { backing, unused })
     }
 
-    /// Takes a handle off the count. Returns whether it was counted now (and not when the request came before), and the backing id that has no user
-    /// any more: it is no longer in the ledger and to be closed.
+    /// Takes a handle off the count. Returns whether it was counted now (and not when the request came before), and a backing id that is no longer in the
+    /// ledger and to be closed: the inode's, when it was the last one's, or that of a blob that was kept for long enough.
     pub(super) fn close(&self, request: u64, ino: Ino, handle: Handle) -> (bool, Option<u32>) {
         let mut state = self.state.lock();
         if state.before.contains(&request) {
@@ -275,11 +304,28 @@ impl Ledger {
         }
         *count -= 1;
         let mut unused = None;
-        if handles.passthrough() == 0 && handles.backing != 0 {
+        let is_last = handles.passthrough() == 0 && handles.backing != 0;
+        if is_last && !state.registered.keep(ino) {
             unused = Some(std::mem::take(&mut handles.backing));
         }
         state.change(request, ino, handles);
-        (true, unused)
+        (true, unused.or_else(|| state.take_one_too_many()))
+    }
+
+    /// The kernel has forgotten an inode. Returns its backing id, if a blob stayed registered for it: it is no longer in the ledger and to be closed.
+    pub(super) fn take_registered(&self, ino: Ino) -> Option<u32> {
+        let mut state = self.state.lock();
+        state.registered.forget(ino);
+        state.take_unused(ino)
+    }
+
+    /// All backing ids without users: they are no longer in the ledger, and to be closed.
+    pub(super) fn take_all_unused(&self) -> Vec<u32> {
+        let mut state = self.state.lock();
+        let State { registered, table, .. } = &mut *state;
+        registered
+            .take_idle(|ino| find(table.words(), ino).is_some_and(|slot| slot.handles().passthrough() > 0));
+        slots(table.words()).filter_map(|slot| slot.take_unused()).collect()
     }
 }
 
@@ -323,6 +369,19 @@ impl State {
         // Memory that is not given back is the only harm.
         let _ = give_back(memory, old_page, old_bytes);
         Ok(())
+    }
+
+    /// Takes the backing id of an inode that has it without users.
+    fn take_unused(&self, ino: Ino) -> Option<u32> {
+        find(self.table.words(), ino)?.take_unused()
+    }
+
+    /// Takes a backing id that need not be kept any longer.
+    fn take_one_too_many(&mut self) -> Option<u32> {
+        let table = self.table.words();
+        let is_open = |ino| find(table, ino).is_some_and(|slot| slot.handles().passthrough() > 0);
+        let ino = self.registered.too_many(is_open)?;
+        self.take_unused(ino)
     }
 
     /// Changes an inode's handles, so that a process that dies in the middle leaves either nothing or what [`State::finish_pending`] completes.
@@ -375,6 +434,18 @@ impl<'a> Slot<'a> {
 
     fn handles(&self) -> Handles {
         Handles::from_words(self.words[2].load(Ordering::Acquire), self.words[3].load(Ordering::Acquire))
+    }
+
+    /// Takes the backing id, if it has no users.
+    fn take_unused(&self) -> Option<u32> {
+        let handles = self.handles();
+        if handles.passthrough() > 0 || handles.backing == 0 {
+            return None;
+        }
+        // One store: the rest of the word stays (L1).
+        let (_, word) = Handles { backing: 0, ..handles }.words();
+        self.words[3].store(word, Ordering::Release);
+        Some(handles.backing)
     }
 
     fn is_known(&self) -> bool {
@@ -442,6 +513,13 @@ mod tests {
         Ino::new(number).expect("a legal number")
     }
 
+    /// A handle for reading private data.
+    const READER: (Handle, Option<Digest>) = (Handle::Reader, None);
+
+    fn twice() -> io::Result<u32> {
+        Err(io::Error::other("registered twice"))
+    }
+
     fn adopted(ledger: &Ledger) -> Ledger {
         let memory = ledger.memory.try_clone().expect("a descriptor");
         Ledger::adopt(memory).expect("a sound ledger")
@@ -482,9 +560,8 @@ mod tests {
     #[test]
     fn one_backing_id_serves_all_handles_of_an_inode() {
         let ledger = Ledger::new(1).expect("memory");
-        assert_eq!(ledger.open(1, ino(9), Handle::Reader, || Ok(41)).expect("counted"), 41);
-        let unused = || -> io::Result<u32> { Err(io::Error::other("registered twice")) };
-        assert_eq!(ledger.open(2, ino(9), Handle::Writer, unused).expect("counted"), 41);
+        assert_eq!(ledger.open(1, ino(9), READER, || Ok(41)).expect("counted").backing, 41);
+        assert_eq!(ledger.open(2, ino(9), (Handle::Writer, None), twice).expect("counted").backing, 41);
         assert_eq!(ledger.handles(ino(9)).writers, 1);
         assert_eq!(ledger.close(3, ino(9), Handle::Reader), (true, None));
         assert_eq!(ledger.close(4, ino(9), Handle::Writer), (true, Some(41)));
@@ -493,13 +570,64 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_stays_registered_for_the_next_who_opens_it() {
+        let ledger = Ledger::new(1).expect("memory");
+        ledger.refer(ino(9)).expect("memory");
+        let on = |content: &[u8]| (Handle::Reader, Some(Digest::of(content)));
+        assert_eq!(ledger.open(1, ino(9), on(b"x"), || Ok(41)).expect("counted").backing, 41);
+        assert_eq!(ledger.close(2, ino(9), Handle::Reader), (true, None));
+        assert_eq!(ledger.registered(ino(9)), Some(Digest::of(b"x")));
+        assert_eq!(ledger.open_inodes(), [], "nobody has it open");
+        assert_eq!(ledger.open(3, ino(9), on(b"x"), twice).expect("counted").backing, 41);
+        ledger.close(4, ino(9), Handle::Reader);
+        // The inode has other content now, as after a merge.
+        let counted = ledger.open(5, ino(9), on(b"y"), || Ok(42)).expect("counted");
+        assert_eq!(counted, Counted { backing: 42, unused: Some(41) });
+        ledger.close(6, ino(9), Handle::Reader);
+        // And it is private now.
+        let counted = ledger.open(7, ino(9), (Handle::Writer, None), || Ok(43)).expect("counted");
+        assert_eq!(counted, Counted { backing: 43, unused: Some(42) });
+        assert_eq!(ledger.registered(ino(9)), None);
+        assert_eq!(ledger.close(8, ino(9), Handle::Writer), (true, Some(43)));
+        ledger.open(9, ino(9), on(b"x"), || Ok(44)).expect("counted");
+        ledger.close(10, ino(9), Handle::Reader);
+        assert_eq!(ledger.take_registered(ino(9)), Some(44), "the kernel has forgotten it");
+        assert_eq!(ledger.take_registered(ino(9)), None);
+    }
+
+    /// L5.
+    #[test]
+    fn who_takes_the_ledger_over_closes_what_has_no_users() {
+        let ledger = Ledger::new(1).expect("memory");
+        let on = (Handle::Reader, Some(Digest::of(b"x")));
+        for number in [9, 10, 11] {
+            ledger.open(number, ino(number), on, || Ok(number as u32)).expect("counted");
+        }
+        ledger.open(12, ino(10), (Handle::Served, None), twice).expect("counted");
+        ledger.close(13, ino(9), Handle::Reader);
+        ledger.close(14, ino(10), Handle::Reader);
+        let adopted = adopted(&ledger);
+        assert_eq!(adopted.registered(ino(9)), None);
+        let mut unused = adopted.take_all_unused();
+        unused.sort_unstable();
+        assert_eq!(unused, [9, 10]);
+        assert_eq!(adopted.handles(ino(10)).served, 1);
+        assert_eq!(adopted.handles(ino(11)).backing, 11);
+        assert_eq!(
+            adopted.close(15, ino(11), Handle::Reader),
+            (true, Some(11)),
+            "this process did not register it"
+        );
+    }
+
+    #[test]
     fn a_request_that_comes_again_is_counted_once() {
         let ledger = Ledger::new(1).expect("memory");
-        ledger.open(10, ino(9), Handle::Reader, || Ok(41)).expect("counted");
-        ledger.open(11, ino(9), Handle::Reader, || Ok(42)).expect("counted");
+        ledger.open(10, ino(9), READER, || Ok(41)).expect("counted");
+        ledger.open(11, ino(9), READER, || Ok(42)).expect("counted");
         let ledger = adopted(&ledger);
         assert!(ledger.carried_out(11) && !ledger.carried_out(12));
-        assert_eq!(ledger.open(11, ino(9), Handle::Reader, || Ok(43)).expect("known"), 41);
+        assert_eq!(ledger.open(11, ino(9), READER, || Ok(43)).expect("known").backing, 41);
         assert_eq!(ledger.close(12, ino(9), Handle::Reader), (true, None));
         let ledger = adopted(&ledger);
         assert_eq!(ledger.close(12, ino(9), Handle::Reader), (false, None));
@@ -512,7 +640,7 @@ mod tests {
     #[test]
     fn a_change_cut_off_at_any_store_is_finished_or_not_begun() {
         let ledger = Ledger::new(1).expect("memory");
-        ledger.open(1, ino(9), Handle::Reader, || Ok(41)).expect("counted");
+        ledger.open(1, ino(9), READER, || Ok(41)).expect("counted");
         // As a process leaves it that dies between the commit point and the table.
         let (counts, backing) = Handles { readers: 2, backing: 41, ..Handles::default() }.words();
         {

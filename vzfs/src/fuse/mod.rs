@@ -10,7 +10,8 @@
 //! is kept all the same, to know when the kernel has forgotten an orphan.
 //!
 //! # Passthrough
-//! The kernel demands that all opens of one inode at a time use one backing id; the ledger keeps it with the number of its users.
+//! The kernel demands that all opens of one inode at a time use one backing id; the ledger keeps it with the number of its users. A blob's stays
+//! registered when the last of them is gone, for the next.
 //! Blobs are opened below a read-only mount (`blobs`), so that a writable open of one fails in the kernel.
 
 mod backing;
@@ -26,6 +27,7 @@ mod mount;
 mod notices;
 mod opening;
 mod overlays;
+mod registered;
 mod request;
 mod requests;
 mod rights;

@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use super::device;
 use super::dispatch::{Dispatch, Parts};
 use super::ledger::Ledger;
 use super::locks;
 use super::notices::{Herald, Notices};
 use super::requests::Requests;
+use super::{backing, device};
 use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Volume};
@@ -191,7 +191,11 @@ pub fn resume(
                 error!(ve = %options.ve_name, %ino, %error, "an open file cannot be taken over");
             }
         }
+        volume.adopt_written(ledger.known_inodes().into_iter().map(|(ino, _)| ino));
         volume.free_orphans(|ino| ledger.knows(ino)).map_err(io::Error::other)?;
+        for id in ledger.take_all_unused() {
+            backing::close(kept.device.as_fd(), id);
+        }
         let connection = Connection { device: kept.device, ledger, agreed: kept.agreed, new: false };
         start(volume, mountpoint, options, connection, keep)
     });
@@ -253,10 +257,13 @@ fn start(
     }
     keep(Kept { device, ledger: memory, agreed: agreed.clone() })?;
     let alive = Arc::new(AtomicBool::new(true));
-    let (ve, still_alive) = (options.ve_name.clone(), Arc::clone(&alive));
+    let (ve, still_alive, served) = (options.ve_name.clone(), Arc::clone(&alive), Arc::clone(&volume));
     let thread = std::thread::Builder::new().name(format!("ve-{ve}")).spawn(move || {
         if let Err(error) = session.run() {
             error!(%ve, %error, "the mount ended with an error");
+        }
+        if let Err(error) = served.free_forgotten() {
+            warn!(%ve, %error, "removed files are freed at the next mount");
         }
         still_alive.store(false, Ordering::Release);
     })?;

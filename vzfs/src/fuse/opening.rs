@@ -1,6 +1,7 @@
 //! Opening and closing files: who serves the content, and what the kernel may keep.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::AsFd;
 
 use fuser::{
@@ -11,7 +12,7 @@ use tracing::warn;
 use super::convert::file_attr;
 use super::dispatch::{Dispatch, GENERATION};
 use super::errno::errno;
-use super::ledger::Handle;
+use super::ledger::{Counted, Handle};
 use super::request::{caller, ino, name_of};
 use super::{backing, device, running};
 use crate::types::{Attr, Ino};
@@ -42,16 +43,20 @@ impl Dispatch {
             handle |= HANDLE_WRITES;
         }
         let unique = device::unique(req);
-        let register = || backing::register(self.device.as_fd(), &open.file);
-        let counted = self.ledger.open(unique, ino, kind, register);
+        let register = || {
+            let file = self.volume.backing_file(open).map_err(io::Error::other)?;
+            backing::register(self.device.as_fd(), &file)
+        };
+        let counted = self.ledger.open(unique, ino, (kind, open.blob), register);
         if counted.is_err() || self.ledger.carried_out(unique) {
             // Not open, or counted already.
             self.volume.release(ino, sharing);
         }
-        let backing = counted.map_err(|error| {
+        let Counted { backing, unused } = counted.map_err(|error| {
             warn!(ve = %self.ve, %ino, %error, "the kernel took no backing file");
             Errno::EIO
         })?;
+        self.close_backing(unused);
         if !self.ledger.carried_out(unique) {
             if kind == Handle::Writer {
                 self.writers.add(ino);
@@ -75,7 +80,11 @@ impl Dispatch {
             self.volume.set_attr(ino, set, self.rights(req))?;
         }
         let sharing = self.sharing();
-        let open = self.volume.open_file(ino, write, sharing)?;
+        let registered = self.ledger.registered(ino).filter(|_| !write && sharing == Sharing::Passthrough);
+        let open = match registered.map(|blob| self.volume.open_on_blob(ino, blob)).transpose()?.flatten() {
+            Some(open) => open,
+            None => self.volume.open_file(ino, write, sharing)?,
+        };
         if write {
             self.settle(ino, flags, sharing)?;
         }
@@ -171,9 +180,7 @@ impl Dispatch {
         };
         let (counted, unused) = self.ledger.close(device::unique(req), ino, kind);
         // Before the volume's handle: what the volume counts as open on its blob covers every backing id.
-        if let Some(id) = unused {
-            backing::close(self.device.as_fd(), id);
-        }
+        self.close_backing(unused);
         if counted {
             self.volume.release(ino, sharing);
             match (kind, handle.0 & HANDLE_WRITES != 0) {
@@ -184,6 +191,13 @@ impl Dispatch {
         }
         if !self.ledger.knows(ino) {
             self.forget_inode(ino);
+        }
+    }
+
+    /// Lets the kernel drop a backing file that is not in the ledger any more.
+    pub(super) fn close_backing(&self, unused: Option<u32>) {
+        if let Some(id) = unused {
+            backing::close(self.device.as_fd(), id);
         }
     }
 }

@@ -209,6 +209,9 @@ impl Meta {
             table.set_block_based_table_factory(&blocks);
             table.set_write_buffer_size(WRITE_BUFFER_BYTES);
             table.set_compression_type(DBCompressionType::None);
+            // The same for what was written last; an eighth of a bit for each byte of a table in memory is some ten bits a record.
+            table.set_memtable_prefix_bloom_ratio(0.016);
+            table.set_memtable_whole_key_filtering(true);
             ColumnFamilyDescriptor::new(name, table)
         });
         let db = DB::open_cf_descriptors(&options, dir, tables).map_err(|error| {

@@ -32,24 +32,28 @@ impl Changes<'_> {
         if record.nlink == 0 {
             self.batch.put_cf(self.meta.table(ORPHANS), key, b"");
             self.orphans = true;
-        } else if self.may_be_orphan(&key) {
+        } else if self.may_be_orphan(ino) {
             self.batch.delete_cf(self.meta.table(ORPHANS), key);
         }
     }
 
     /// Whether the orphan table may have an inode. Hardly any that gets a record does: looking is cheaper than writing that it is not there.
-    fn may_be_orphan(&self, key: &[u8]) -> bool {
+    fn may_be_orphan(&self, ino: Ino) -> bool {
         // What cannot be read may be there.
-        self.orphans || !matches!(self.meta.db.get_pinned_cf(self.meta.table(ORPHANS), key), Ok(None))
+        self.orphans || self.meta.is_orphan(self.ve, ino).unwrap_or(true)
     }
 
     /// Removes an inode's record and everything below it in the entries table.
-    pub fn delete_inode(&mut self, ino: Ino, record: &InodeRecord) {
+    pub fn delete_inode(&mut self, ino: Ino, record: &InodeRecord) -> Result<(), MetaError> {
         self.delete_record(ino);
         if record.kind == crate::types::FileKind::Dir {
-            let (start, end) = (keys::position(self.ve, ino, 0, b""), keys::directory_end(self.ve, ino));
-            self.batch.delete_range_cf(self.meta.table(ENTRIES), start, end);
+            // One by one: hardly any directory has entries when it is removed, and a range that was removed costs every look-up after it.
+            for row in self.meta.entries_from(self.ve, ino, 0) {
+                let row = row?;
+                self.delete_entry(ino, row.name.as_ref());
+            }
         }
+        Ok(())
     }
 
     /// Removes an inode's record alone, so that the base's shows again if it has the inode.
@@ -256,6 +260,11 @@ impl Meta {
     /// The numbers of all private inodes of a VE, in order.
     pub fn inode_numbers(&self, ve: VeId) -> impl Iterator<Item = Result<Ino, MetaError>> {
         self.keyed(INODES, ve, None).map(|row| row.map(|(ino, ..)| ino))
+    }
+
+    /// Whether an inode was removed and not yet forgotten.
+    pub fn is_orphan(&self, ve: VeId, ino: Ino) -> Result<bool, MetaError> {
+        Ok(self.db.get_pinned_cf(self.table(ORPHANS), keys::inode(ve, ino))?.is_some())
     }
 
     /// Inodes that were removed and not yet forgotten when the VE was last in use.

@@ -382,7 +382,7 @@ impl Search<'_> {
             }
         }
         let live = slot.live.lock();
-        slot.shown.write().usage = None;
+        slot.shown.write().holdings = None;
         if let Some(mount) = live.mount.as_ref().filter(|_| !changed.is_empty()) {
             mount.tell(&Rebased { inodes: changed, ..Rebased::default() });
         }

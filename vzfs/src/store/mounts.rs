@@ -15,7 +15,7 @@ use super::{BoxError, Store, StoreError};
 use crate::api::{Ve, VeStats};
 use crate::meta::Table;
 use crate::types::{IdShift, Ino, VeName};
-use crate::volume::{Rebased, Usage, Volume};
+use crate::volume::{Holdings, Rebased, Usage, Volume};
 
 /// How long after an unmount by hand the kernel may take to end its connection with the daemon. A copy of the mount in another namespace keeps that for longer.
 const UNMOUNT_BY_HAND: Duration = Duration::from_millis(500);
@@ -164,7 +164,7 @@ impl Store {
                 tracing::error!(%error, "a mount is left behind");
             }
         }
-        if let Err(error) = self.data.settle().and_then(|_| self.meta.sync()) {
+        if let Err(error) = self.data.settle().and_then(|_| Ok(self.meta.sync()?)) {
             tracing::error!(%error, "cannot sync the database");
         }
     }
@@ -224,7 +224,7 @@ impl Store {
         let mut shown = slot.shown.write();
         shown.mounted = Some(place.to_owned());
         shown.passthrough = Some(mount.passthrough());
-        shown.usage = None;
+        shown.holdings = None;
         drop(shown);
         live.mount = Some(mount);
         if let Some(behind) = behind {
@@ -311,26 +311,31 @@ impl Store {
         true
     }
 
-    /// How much of its own a VE has. Remembered while it is not mounted, because then nothing changes it.
+    /// How much of its own a VE has.
     pub(super) fn usage(&self, slot: &Slot) -> Result<Usage, StoreError> {
+        self.holdings(slot).map(|holdings| holdings.usage)
+    }
+
+    /// The same, with the blobs. Remembered while the VE is not mounted, because then nothing changes it.
+    pub(super) fn holdings(&self, slot: &Slot) -> Result<Holdings, StoreError> {
         let failed = |source| StoreError::Volume { ve: slot.record().name.clone(), source: Box::new(source) };
         let mounted = {
             let shown = slot.shown.read();
             shown.mounted.as_ref().and_then(|_| shown.volume.upgrade())
         };
         if let Some(volume) = mounted {
-            return volume.usage().map_err(failed);
+            return volume.holdings().map_err(failed);
         }
         // With `live` held it cannot be mounted, changed and unmounted between the look and the note.
         let live = slot.live.lock();
-        if let Some(usage) = slot.shown.read().usage {
-            return Ok(usage);
+        if let Some(holdings) = slot.shown.read().holdings.clone() {
+            return Ok(holdings);
         }
-        let usage = self.volume_locked(slot, &live)?.usage().map_err(failed)?;
+        let holdings = self.volume_locked(slot, &live)?.holdings().map_err(failed)?;
         if live.mount.is_none() {
-            slot.shown.write().usage = Some(usage);
+            slot.shown.write().holdings = Some(holdings.clone());
         }
-        Ok(usage)
+        Ok(holdings)
     }
 
     /// The same for lists, which one damaged VE must not take from all others: of a VE whose base cannot be read, nothing is known.

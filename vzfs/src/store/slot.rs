@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use super::mounts::Mounted;
 use super::records::VeRecord;
 use crate::types::VeId;
-use crate::volume::{Usage, Volume};
+use crate::volume::{Holdings, Volume};
 
 /// One VE: its record and what is open of it.
 pub(super) struct Slot {
@@ -36,8 +36,8 @@ pub(super) struct Shown {
     pub passthrough: Option<bool>,
     /// The one volume (S2), as long as a mount or a request holds it.
     pub volume: Weak<Volume>,
-    /// What it used when it was last closed; `None` when that is not known.
-    pub usage: Option<Usage>,
+    /// What it held when it was last closed; `None` when that is not known.
+    pub holdings: Option<Holdings>,
 }
 
 impl Slot {
@@ -50,7 +50,7 @@ impl Slot {
                 mounted: None,
                 passthrough: None,
                 volume: Weak::new(),
-                usage: None,
+                holdings: None,
             }),
         }
     }

@@ -14,7 +14,7 @@ use super::{Store, StoreError};
 use crate::api::{StoreDf, TemplateDf, VeDf};
 use crate::tree::Tree;
 use crate::types::{Digest, VeId};
-use crate::volume::Usage;
+use crate::volume::Holdings;
 
 /// Who needs a blob, as far as it takes to know whether that is one alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,8 +47,8 @@ impl Store {
         };
         let mut ves = Vec::with_capacity(slots.len());
         for slot in slots {
-            match self.usage(&slot) {
-                Ok(usage) => ves.push((slot.record(), usage)),
+            match self.holdings(&slot) {
+                Ok(holdings) => ves.push((slot.record(), holdings)),
                 // It was there when the list was begun, and is on its way out.
                 Err(StoreError::VeRemoving(_)) => {}
                 Err(error) => return Err(error),
@@ -90,14 +90,13 @@ impl Store {
             trees.insert(base, tree);
         }
 
-        let bases: HashMap<VeId, &Arc<Tree>> =
-            ves.iter().filter_map(|(record, _)| Some((record.id, trees.get(&record.base)?))).collect();
-        self.meta.for_each_private_blob(&mut |ve, digest, bytes| {
+        for (record, holdings) in &ves {
+            let Some(base) = trees.get(&record.base) else { continue };
             // A pin of what the VE's own base has needs nothing more than the base does.
-            if bases.get(&ve).is_some_and(|base| !base.has_blob(&digest)) {
-                tally.add(digest, bytes, User::Ve(ve));
+            for (digest, bytes) in holdings.blobs.iter().filter(|(digest, _)| !base.has_blob(digest)) {
+                tally.add(*digest, *bytes, User::Ve(record.id));
             }
-        })?;
+        }
 
         let mut template_unique = vec![0; templates.len()];
         let mut blob_bytes = 0;
@@ -110,7 +109,7 @@ impl Store {
             }
         }
         let tree_bytes = trees.values().map(|tree| tree.stats().tree_bytes).sum();
-        let private_bytes = ves.iter().map(|(_, usage)| usage.private_bytes).sum();
+        let private_bytes = ves.iter().map(|(_, holdings)| holdings.usage.private_bytes).sum();
         let template_df = |(template, unique_bytes): (&Arc<TemplateRecord>, u64)| {
             let blobs =
                 trees.get(&template.layer).map_or(0, |tree| tree.blobs().map(|(_, bytes)| bytes).sum());
@@ -123,7 +122,7 @@ impl Store {
             }
         };
         let templates: Vec<_> = templates.iter().zip(template_unique).map(template_df).collect();
-        let ve_df = |(record, usage): &(Arc<VeRecord>, Usage)| {
+        let ve_df = |(record, Holdings { usage, .. }): &(Arc<VeRecord>, Holdings)| {
             let unique_bytes = usage.private_bytes + ve_unique.get(&record.id).copied().unwrap_or(0);
             VeDf {
                 ve: record.name.clone(),

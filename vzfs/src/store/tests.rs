@@ -385,7 +385,7 @@ fn a_commit_makes_an_application_that_needs_its_stack() {
         // One volume at a time (S2).
         assert!(Arc::ptr_eq(&volume, &store.volume(&slot).expect("the same")));
     }
-    slot.shown.write().usage = None;
+    slot.shown.write().holdings = None;
     let changes = store.diff_ve(&ve_name("a")).expect("compares");
     assert!(changes.iter().any(|change| change.path == "etc/hostname" && change.kind == ChangeKind::Deleted));
     let request = CommitVe { summary: "a site".to_owned(), ..commit_request("site@1") };

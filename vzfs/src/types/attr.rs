@@ -88,6 +88,11 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
+    /// The time since then; `None` when it is still to come.
+    pub fn elapsed(self) -> Option<std::time::Duration> {
+        SystemTime::from(self).elapsed().ok()
+    }
+
     /// From a pair as `stat` gives it; nanoseconds out of range are cut to the last one of the second.
     pub fn new(secs: i64, nanos: u32) -> Self {
         Timestamp { secs, nanos: nanos.min(999_999_999) }

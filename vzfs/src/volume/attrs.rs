@@ -140,7 +140,7 @@ impl Volume {
     ) -> Result<Attr> {
         let _exclusive = self.names.write();
         let ino = self.joined(ino);
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let mut record = self.pin_to_change(ino, &mut batch)?;
         let now = self.clock.now();
         change(self, &mut record, now)?;
@@ -161,7 +161,7 @@ impl Volume {
     fn update_if_changed(&self, ino: Ino, change: impl FnOnce(&mut InodeRecord) -> Result<()>) -> Result<()> {
         let _exclusive = self.names.write();
         let ino = self.joined(ino);
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let before = self.pin_to_change(ino, &mut batch)?;
         let mut record = before.clone();
         change(&mut record)?;

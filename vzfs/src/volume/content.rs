@@ -10,7 +10,7 @@
 //! the file open keeps reading the old content, as after a rename over it. With [`Sharing::Served`] the daemon moves the bytes and copy-up just
 //! changes the file under the inode: every handle sees it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -35,8 +35,10 @@ pub enum Sharing {
 /// An open regular file. [`Volume::release`] must be called once for each.
 #[derive(Clone, Debug)]
 pub struct OpenFile {
-    /// The backing file: a blob (read-only) or a private data file.
-    pub file: Arc<File>,
+    /// The blob that it is open on; `None` on a private data file.
+    pub blob: Option<Digest>,
+    /// The backing file, unless only the blob's name is known ([`Volume::open_on_blob`]).
+    file: Option<Arc<File>>,
 }
 
 /// Open files that the volume holds itself, so that serving a read or write opens nothing. For files beyond it, and for those that the
@@ -50,6 +52,8 @@ pub(super) struct Opens {
     held: usize,
     /// Operations that are changing the data file of an inode, which need not be open.
     changing: HashMap<Ino, u32>,
+    /// Files whose content may have changed since somebody asked for their size last: they were open for writing, or an operation changed them.
+    written: HashSet<Ino>,
 }
 
 struct OpenInode {
@@ -80,23 +84,37 @@ impl Opens {
         self.by_ino.get(&ino).is_some_and(|open| open.on_blob > 0)
     }
 
+    /// Takes those of the written files that nobody may be writing to through a descriptor, and gives the others.
+    pub(super) fn take_written(&mut self) -> (Vec<Ino>, Vec<Ino>) {
+        let written = std::mem::take(&mut self.written).into_iter();
+        let (open, closed): (Vec<_>, _) = written.partition(|ino| self.has(*ino) || self.is_changing(*ino));
+        self.written.extend(&open);
+        (closed, open)
+    }
+
+    /// The file may be written to without our knowledge, from now on until somebody has looked.
+    pub(super) fn note_written(&mut self, ino: Ino) {
+        self.written.insert(ino);
+    }
+
     /// Counts a handle.
-    fn add(&mut self, ino: Ino, file: &Arc<File>, on_blob: bool, sharing: Sharing) {
+    fn add(&mut self, ino: Ino, file: Option<&Arc<File>>, on_blob: bool, sharing: Sharing) {
         let open = self.by_ino.entry(ino).or_insert(OpenInode { handles: 0, on_blob: 0, file: None });
         open.handles += 1;
         if on_blob && sharing == Sharing::Passthrough {
             open.on_blob += 1;
         }
         if sharing == Sharing::Served && open.file.is_none() && self.held < MAX_HELD_FILES {
-            open.file = Some(Arc::clone(file));
-            self.held += 1;
+            open.file = file.cloned();
+            self.held += usize::from(open.file.is_some());
         }
     }
 
     /// The first handle of a file that was made just now.
     pub(super) fn open_new(&mut self, ino: Ino, file: Arc<File>, sharing: Sharing) -> OpenFile {
-        self.add(ino, &file, false, sharing);
-        OpenFile { file }
+        self.add(ino, Some(&file), false, sharing);
+        self.note_written(ino);
+        OpenFile { blob: None, file: Some(file) }
     }
 
     /// Takes over handles; none of their files is held.
@@ -183,8 +201,8 @@ impl Volume {
                 FileKind::Dir => return Err(VolumeError::IsDir),
                 _ => return Err(VolumeError::Invalid("not a regular file")),
             }
-            let on_blob = blob_of(&node).is_some();
-            if write && on_blob {
+            let blob = blob_of(&node).map(|(digest, _)| digest);
+            if write && blob.is_some() {
                 // Somebody put a blob back meanwhile.
                 continue;
             }
@@ -196,8 +214,30 @@ impl Volume {
                 Some(file) => file,
                 None => Arc::new(self.open_content(ino, &node)?),
             };
-            opens.add(ino, &file, on_blob, sharing);
-            return Ok(OpenFile { file });
+            opens.add(ino, Some(&file), blob.is_some(), sharing);
+            if write {
+                opens.note_written(ino);
+            }
+            return Ok(OpenFile { blob, file: Some(file) });
+        }
+    }
+
+    /// Opens a file for reading by the kernel, without opening its backing file, if its content is this blob: the kernel may have that open already.
+    pub fn open_on_blob(&self, ino: Ino, blob: Digest) -> Result<Option<OpenFile>> {
+        let _shared = self.names.read();
+        if blob_of(&self.node(ino)?).map(|(digest, _)| digest) != Some(blob) {
+            return Ok(None);
+        }
+        self.opens.lock().add(ino, None, true, Sharing::Passthrough);
+        Ok(Some(OpenFile { blob: Some(blob), file: None }))
+    }
+
+    /// The backing file of an open file: a blob (read-only) or a private data file.
+    pub fn backing_file(&self, open: &OpenFile) -> Result<Arc<File>> {
+        match (&open.file, &open.blob) {
+            (Some(file), _) => Ok(Arc::clone(file)),
+            (None, Some(blob)) => Ok(Arc::new(self.blobs.open_blob(blob)?)),
+            (None, None) => Err(VolumeError::Invalid("an open file without content")),
         }
     }
 
@@ -219,6 +259,12 @@ impl Volume {
         let on_blob = if blob_of(&node).is_some() { passthrough } else { 0 };
         self.opens.lock().adopt(ino, passthrough + served, on_blob);
         Ok(())
+    }
+
+    /// Programs may have these files open for writing, or mapped so, since an earlier `Volume` of this VE.
+    pub fn adopt_written(&self, inodes: impl IntoIterator<Item = Ino>) {
+        let mut opens = self.opens.lock();
+        inodes.into_iter().for_each(|ino| opens.note_written(ino));
     }
 
     /// Whether somebody has a file's private content open for writing, or mapped so, other than through handles that were given back. When it
@@ -318,7 +364,7 @@ impl Volume {
             self.relabel(ino, content)?;
             return Ok(Installed::Relabelled);
         }
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let mut record = self.pin(ino, node, &mut batch)?;
         record.content = content;
         batch.put_inode(ino, &record);
@@ -330,7 +376,7 @@ impl Volume {
     /// Moves all names of an inode to a new one with the given content. The old inode becomes an orphan that its handles keep.
     fn relabel(&self, ino: Ino, content: PrivateContent) -> Result<()> {
         let new = self.new_ino()?;
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let names = self.names_of(ino)?;
         let mut old = self.record_of(self.node(ino)?);
         let record = InodeRecord { content, ..old.clone() };
@@ -381,7 +427,10 @@ impl Volume {
 
     /// Begins an operation that changes the content of a file.
     pub(super) fn changing(&self, ino: Ino) -> Changing<'_> {
-        *self.opens.lock().changing.entry(ino).or_insert(0) += 1;
+        let mut opens = self.opens.lock();
+        *opens.changing.entry(ino).or_insert(0) += 1;
+        opens.note_written(ino);
+        drop(opens);
         Changing { volume: self, ino }
     }
 

@@ -202,7 +202,7 @@ impl Volume {
         let content = PrivateContent::Blob { digest: *digest.as_bytes(), size: host.size, allocated_bytes };
         let record =
             InodeRecord { atime: shown.atime, mtime: shown.mtime, ctime: shown.ctime, content, ..record };
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         batch.put_inode(quiet.ino, &record);
         batch.commit()?;
         let blocks_changed = shown.blocks != allocated_bytes / 512;

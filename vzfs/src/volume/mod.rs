@@ -41,6 +41,7 @@ mod content;
 mod data;
 mod dedup;
 mod error;
+mod forget;
 mod joined;
 mod names;
 mod private_data;
@@ -65,7 +66,7 @@ pub use names::{MAX_LINKS, NewNode, RenameMode};
 pub use private_data::{PrivateData, free_bytes};
 pub use readdir::DirEntry;
 pub use rebase::{Action, Edit, Hidden, Rebased};
-pub use usage::Usage;
+pub use usage::{Holdings, Usage};
 
 use self::bases::Bases;
 use self::clock::Clock;
@@ -73,6 +74,7 @@ use self::content::Opens;
 use self::data::{DataFolder, HostStat};
 use self::joined::Joined;
 use self::rebase::Unsettled;
+use self::usage::Account;
 use crate::blobs::BlobStore;
 use crate::meta::{EntryRecord, InodeRecord, Meta, Outcomes, PrivateContent};
 use crate::tree::{ContentRef, NodeView, Target, Tree};
@@ -175,6 +177,10 @@ pub struct Volume {
     relabelled: Mutex<Relabelled>,
     /// The counter when the volume was opened: smaller numbers are of earlier sessions.
     first_number: u64,
+    /// What the private layer was last found to hold.
+    account: Account,
+    /// What the kernel has forgotten and is to be freed. A leaf.
+    forgotten: Mutex<Vec<Ino>>,
     /// Taken last.
     numbers: Mutex<std::ops::Range<u64>>,
     /// Taken before `names`.
@@ -224,21 +230,13 @@ impl Volume {
             unsettled: Unsettled::default(),
             joined: Joined::default(),
             relabelled: Mutex::default(),
+            account: Account::default(),
+            forgotten: Mutex::default(),
             numbers: Mutex::new(0..0),
             copying: [const { Mutex::new(()) }; COPY_STRIPES],
         };
         volume.load_joined()?;
         Ok(volume)
-    }
-
-    /// Finishes the removal of what was removed but still open when the volume was last in use, except what the kernel still knows.
-    pub fn free_orphans(&self, known: impl Fn(Ino) -> bool) -> Result<()> {
-        for ino in self.meta.orphans(self.ve)? {
-            if !known(ino) {
-                self.forget(ino)?;
-            }
-        }
-        Ok(())
     }
 
     /// What became of the requests of a connection, under whichever process.
@@ -341,6 +339,12 @@ impl Volume {
     /// Space and inodes of the host filesystem that holds the private data.
     pub fn space(&self) -> Result<rustix::fs::StatVfs> {
         self.data.space()
+    }
+
+    /// Begins to change the private tables. The caller holds `names` exclusively.
+    fn batch(&self) -> crate::meta::Changes<'_> {
+        self.account.changed();
+        self.meta.changes(self.ve)
     }
 
     fn node(&self, ino: Ino) -> Result<Node<'_>> {
@@ -520,36 +524,6 @@ impl Volume {
             dir = parent;
         }
         Ok(false)
-    }
-
-    /// Removes an inode for good if it has no name and no handle. The kernel has forgotten it, or a direct user has no more use for it.
-    pub fn forget(&self, ino: Ino) -> Result<()> {
-        let content = {
-            let _exclusive = self.names.write();
-            if self.is_open(ino) {
-                return Ok(());
-            }
-            let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
-                return Ok(());
-            };
-            let mut batch = self.meta.changes(self.ve);
-            batch.delete_inode(ino, &record);
-            if let PrivateContent::Data { id, .. } = record.content {
-                batch.put_removal(id);
-            }
-            batch.commit()?;
-            self.joined.forget(ino);
-            record.content
-        };
-        if let PrivateContent::Data { id, .. } = content {
-            self.all_data.add(self.ve, id);
-        }
-        Ok(())
-    }
-
-    /// Whether an inode is an orphan: without names, waiting to be forgotten.
-    pub fn is_orphan(&self, ino: Ino) -> Result<bool> {
-        Ok(self.meta.inode(self.ve, ino)?.is_some_and(|record| record.nlink == 0))
     }
 }
 

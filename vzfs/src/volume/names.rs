@@ -115,7 +115,7 @@ impl Volume {
     ) -> Result<(Attr, Option<OpenFile>)> {
         let _exclusive = self.names.write();
         let dir = self.joined(dir);
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let mut parent = self.live_dir(dir, &mut batch)?;
         if self.find(dir, name)?.is_some() {
             // A program that has not asked for a new file opens this one when the kernel has looked again.
@@ -141,7 +141,7 @@ impl Volume {
     pub fn link(&self, ino: Ino, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
         let _exclusive = self.names.write();
         let dir = self.joined(dir);
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let node = self.node(ino)?;
         if node.kind() == FileKind::Dir {
             return Err(VolumeError::NotPermitted("a directory has one name"));
@@ -173,7 +173,7 @@ impl Volume {
     pub fn unlink(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
         let _exclusive = self.names.write();
         let dir = self.joined(dir);
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let mut parent = self.live_dir(dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         if kind == FileKind::Dir {
@@ -191,7 +191,7 @@ impl Volume {
     pub fn rmdir(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
         let _exclusive = self.names.write();
         let dir = self.joined(dir);
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let mut parent = self.live_dir(dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         if kind != FileKind::Dir {
@@ -220,7 +220,7 @@ impl Volume {
     ) -> Result<()> {
         let _exclusive = self.names.write();
         let (dir, new_dir) = (self.joined(dir), self.joined(new_dir));
-        let mut batch = self.meta.changes(self.ve);
+        let mut batch = self.batch();
         let mut parents = Parents::load(self, dir, new_dir, &mut batch)?;
         let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
         let target = self.find(new_dir, new_name)?;

@@ -6,14 +6,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::StatVfs;
 
-use super::VolumeError;
 use super::data::DataFolder;
+use super::{Volume, VolumeError};
 use crate::meta::{Meta, MetaError};
 use crate::types::VeId;
 
@@ -40,9 +40,17 @@ pub struct PrivateData {
 #[derive(Default)]
 struct Waiting {
     files: Vec<(VeId, u64)>,
+    /// Those that have forgotten inodes.
+    volumes: Vec<Weak<Volume>>,
     bytes: u64,
     urgent: bool,
     ended: bool,
+}
+
+impl Waiting {
+    fn is_idle(&self) -> bool {
+        self.files.is_empty() && self.volumes.is_empty()
+    }
 }
 
 impl PrivateData {
@@ -56,25 +64,45 @@ impl PrivateData {
         DataFolder::new(&self.dir, ve)
     }
 
-    /// A file is to go, and the batch that says so is written.
-    pub(super) fn add(&self, ve: VeId, id: u64) {
-        let file = self.folder(ve);
-        let bytes = file.stat(id).map_or(0, |host| host.blocks.saturating_mul(512));
-        let free = file.space().map_or(0, |space| free_bytes(&space));
+    /// Files of a VE are to go, and the batch that says so is written.
+    pub(super) fn add(&self, ve: VeId, ids: &[u64]) {
+        if ids.is_empty() {
+            return;
+        }
+        let folder = self.folder(ve);
+        let bytes: u64 =
+            ids.iter().map(|id| folder.stat(*id).map_or(0, |host| host.blocks.saturating_mul(512))).sum();
+        let free = folder.space().map_or(0, |space| free_bytes(&space));
         let mut waiting = self.waiting.lock();
-        waiting.files.push((ve, id));
+        let was_idle = waiting.is_idle();
+        waiting.files.extend(ids.iter().map(|id| (ve, *id)));
         waiting.bytes = waiting.bytes.saturating_add(bytes);
         waiting.urgent |= waiting.files.len() >= MAX_WAITING_FILES || waiting.bytes > free / MAX_WAITING_PART;
-        if waiting.files.len() == 1 || waiting.urgent {
+        if was_idle || waiting.urgent {
             self.wake.notify_all();
         }
     }
 
-    /// Removes all files that are to go by now. Tells how many that were.
+    /// A volume has inodes that are to be freed.
+    pub(super) fn wait_for(&self, volume: &Arc<Volume>) {
+        let mut waiting = self.waiting.lock();
+        let was_idle = waiting.is_idle();
+        waiting.volumes.push(Arc::downgrade(volume));
+        if was_idle {
+            self.wake.notify_all();
+        }
+    }
+
+    /// Frees what volumes have forgotten, and removes all files that are to go by now. Tells how many files that were. Not to be called with a lock of a
+    /// volume but `copying`.
     ///
     /// # Errors
-    /// Those of syncing the database: the files wait on. A file that cannot be removed is tried again at the next start.
-    pub fn settle(&self) -> Result<usize, MetaError> {
+    /// Those of writing and syncing the database: the files wait on. A file that cannot be removed is tried again at the next start.
+    pub fn settle(&self) -> Result<usize, VolumeError> {
+        let volumes = std::mem::take(&mut self.waiting.lock().volumes);
+        for volume in volumes.iter().filter_map(Weak::upgrade) {
+            volume.free_forgotten()?;
+        }
         let files = {
             let mut waiting = self.waiting.lock();
             (waiting.bytes, waiting.urgent) = (0, false);
@@ -85,7 +113,7 @@ impl PrivateData {
         }
         if let Err(error) = self.meta.sync() {
             self.waiting.lock().files.extend(files);
-            return Err(error);
+            return Err(error.into());
         }
         let mut gone = Vec::with_capacity(files.len());
         for (ve, id) in files {
@@ -98,10 +126,10 @@ impl PrivateData {
         Ok(gone.len())
     }
 
-    /// Waits until there are files to go and they have waited for `patience`, or cannot wait. `false` after [`PrivateData::end`].
+    /// Waits until there is something to go and it has waited for `patience`, or cannot wait. `false` after [`PrivateData::end`].
     pub fn wait(&self, patience: Duration) -> bool {
         let mut waiting = self.waiting.lock();
-        while waiting.files.is_empty() && !waiting.ended {
+        while waiting.is_idle() && !waiting.ended {
             self.wake.wait(&mut waiting);
         }
         let deadline = std::time::Instant::now() + patience;

@@ -183,7 +183,7 @@ impl Store {
             {
                 let mut shown = slot.shown.write();
                 shown.record = Arc::new(next);
-                shown.usage = None;
+                shown.holdings = None;
             }
             self.settle(slot, live, &rebased)?;
             tracing::info!(ve = %from.name, from = %from.base.short(), to = %delta.new.digest().short(),

@@ -20,7 +20,7 @@ fn write(store: &Store, ve: &str, path: &str, bytes: &[u8]) {
     let ino = made.map_or_else(|_| at(&volume, path), |attr| attr.ino);
     volume.write(ino, 0, bytes, true).expect("writes");
     // Nobody writes to an unmounted VE but tests.
-    store.slot(&ve_name(ve)).expect("there").shown.write().usage = None;
+    store.slot(&ve_name(ve)).expect("there").shown.write().holdings = None;
 }
 
 fn read(store: &Store, ve: &str, path: &str) -> Vec<u8> {

@@ -125,7 +125,7 @@ impl Volume {
             let _exclusive = self.names.write();
             self.check_base(delta)?;
             let judged = Judge::new(self, delta).judge(found, watch.take(), edits)?;
-            let mut batch = self.meta.changes(self.ve);
+            let mut batch = self.batch();
             judged.write(&mut batch);
             record(&mut batch, &judged.rebased.hidden)?;
             batch.commit()?;

@@ -82,7 +82,12 @@ fn every_change_moves_ctime() {
     let mut last = scene.volume.attr(hosts).expect("attr").ctime;
     for number in 0..500_u64 {
         match number % 4 {
-            0 => std::os::unix::fs::FileExt::write_all_at(&*open.file, b"x", number).expect("write"),
+            0 => std::os::unix::fs::FileExt::write_all_at(
+                &*scene.volume.backing_file(&open).expect("content"),
+                b"x",
+                number,
+            )
+            .expect("write"),
             1 => {
                 let perm = SetAttr { perm: Some(0o644), ..SetAttr::default() };
                 scene.volume.set_attr(hosts, perm, Caller::ROOT).expect("chmod");
@@ -165,7 +170,12 @@ fn regression_a_directory_made_before_a_write_is_not_newer() {
         let dir = NewNode::new(FileKind::Dir, 0o755);
         let dir = scene.volume.create(Ino::ROOT, name(&number.to_string()), dir, USER).expect("mkdir");
         // As the kernel does in passthrough mode.
-        std::os::unix::fs::FileExt::write_all_at(&*open.file, b"x", 0).expect("write");
+        std::os::unix::fs::FileExt::write_all_at(
+            &*scene.volume.backing_file(&open).expect("content"),
+            b"x",
+            0,
+        )
+        .expect("write");
         let written = scene.volume.attr(hosts).expect("attr").mtime;
         assert!(written >= dir.mtime, "{number}: {:?} before {:?}", written, dir.mtime);
     }

@@ -43,7 +43,7 @@ fn what_is_given_up_shows_as_before() {
     // One whose ctime the host has: written by the kernel, the daemon's records do not know.
     let written = scene.made("written", b"before");
     let open = volume.open_file(written, true, Sharing::Passthrough).expect("open");
-    open.file.write_all_at(&[9; 5000], 0).expect("write");
+    volume.backing_file(&open).expect("content").write_all_at(&[9; 5000], 0).expect("write");
     drop(open);
     volume.release(written, Sharing::Passthrough);
     // And a file of the base with content of its own.

@@ -72,7 +72,8 @@ fn passthrough_relabels_what_is_open_on_its_blob() {
     assert_eq!(content(&scene.volume, new), b"NEWt:x:0:0");
     assert_eq!(content(&scene.volume, old), b"root:x:0:0");
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut &*handle.file, &mut bytes).expect("read");
+    std::io::Read::read_to_end(&mut &*scene.volume.backing_file(&handle).expect("content"), &mut bytes)
+        .expect("read");
     assert_eq!(bytes, b"root:x:0:0");
     assert_eq!(scene.volume.attr(new).expect("attr").nlink, 2);
     scene.volume.release(old, Sharing::Passthrough);
@@ -99,7 +100,7 @@ fn a_lost_data_file_breaks_only_its_file() {
     assert_eq!(scene.volume.attr(lost).expect("or nobody could remove it").size, 0);
     assert!(matches!(scene.volume.read(lost, 0, &mut [0; 9]), Err(VolumeError::Io { .. })));
     assert_eq!(content(&scene.volume, other), b"deep");
-    let after = scene.volume.usage().expect("the VE is listed all the same");
+    let after = scene.store.open(scene.ve, &scene.base).usage().expect("the VE is listed all the same");
     assert_eq!(after.private_inodes, before.private_inodes);
     assert_eq!(after.private_logical_bytes, before.private_logical_bytes - 9);
     assert_eq!(scene.volume.check().expect("check").len(), 1, "and the check finds it");
@@ -126,6 +127,45 @@ fn a_removed_file_goes_when_that_is_durable_and_a_crash_forgets_nothing() {
     assert_eq!(files(), 0);
     assert_eq!(store.meta.removals().expect("removals"), []);
     assert_eq!(store.private.settle().expect("it is gone already"), 1);
+}
+
+#[test]
+fn what_was_forgotten_is_freed_together_and_is_no_longer_counted_until_then() {
+    let store = Store::new();
+    let scene = Scene::new(&store, store.base());
+    let (ve, volume) = (scene.ve, Arc::new(scene.volume));
+    let files = || std::fs::read_dir(store.data().join(ve.to_string())).map_or(0, Iterator::count);
+    let remove = |number: usize| {
+        let file = Name::new(format!("new-{number}").as_bytes()).expect("a legal name");
+        let made = volume.create(Ino::ROOT, file.as_ref(), FILE, USER).expect("create").ino;
+        volume.unlink(Ino::ROOT, file.as_ref()).expect("unlink");
+        made
+    };
+    let before = volume.usage().expect("usage");
+    let removed: Vec<Ino> = (0..10).map(remove).collect();
+    volume.open_file(removed[9], false, Sharing::Served).expect("open");
+    removed.iter().for_each(|ino| volume.forget_soon(*ino).expect("forget"));
+    volume.forget_soon(volume.resolve(b"etc/hosts").expect("resolve").expect("it is there")).expect("forget");
+    assert!(removed.iter().all(|ino| volume.is_orphan(*ino).expect("look")), "none by itself");
+    let usage = volume.usage().expect("usage");
+    assert_eq!(usage.private_inodes, before.private_inodes + 1, "the root");
+    assert_eq!(store.private.settle().expect("removed"), 9);
+    assert_eq!(files(), 1, "one is open");
+    volume.release(removed[9], Sharing::Served);
+    volume.forget_soon(removed[9]).expect("forget");
+    assert_eq!(store.private.settle().expect("removed"), 1);
+    assert!(volume.resolve(b"etc/hosts").expect("resolve").is_some(), "it has a name");
+    // Many do not wait for anybody.
+    let removed: Vec<Ino> = (0..100).map(remove).collect();
+    removed.iter().for_each(|ino| volume.forget_soon(*ino).expect("forget"));
+    let orphans = removed.iter().filter(|ino| volume.is_orphan(**ino).expect("look")).count();
+    assert!((1..100).contains(&orphans), "{orphans} of 100 are left");
+    // A volume that ends with some leaves them to the next.
+    drop(volume);
+    assert_eq!(store.private.settle().expect("removed"), 100 - orphans);
+    assert_eq!(files(), orphans);
+    store.open(ve, &scene.base).free_orphans(|_| false).expect("free");
+    assert_eq!(store.data_files(ve), 0);
 }
 
 #[test]

@@ -245,9 +245,10 @@ impl Worker<'_> {
             Act::Read => {
                 let Some((ino, open)) = self.handle.clone() else { return Ok(()) };
                 // As the kernel does: from the backing file.
-                let read = |_: &Self| {
+                let read = |worker: &Self| {
                     let mut bytes = vec![0; 64];
-                    let read = open.file.read_at(&mut bytes, 0).map_err(VolumeError::io("read"))?;
+                    let file = worker.volume.backing_file(&open)?;
+                    let read = file.read_at(&mut bytes, 0).map_err(VolumeError::io("read"))?;
                     bytes.truncate(read);
                     Ok(bytes)
                 };

@@ -215,6 +215,7 @@ impl Pair<'_> {
     /// Everything that can be seen is as the model says.
     pub(in crate::volume::tests) fn check(&self) {
         assert_eq!(self.volume().check().expect("readable"), Vec::<String>::new());
+        self.check_usage();
         let mut visited = 0;
         let expected = self.model.paths();
         let check = |path: &[u8], ino: Ino, attr: &Attr| {
@@ -251,6 +252,11 @@ impl Pair<'_> {
                 assert_eq!(content(self.volume(), self.inos[&id]), self.model.things[id].bytes);
             }
         }
+    }
+
+    /// What is remembered of the space in use is what is in use.
+    pub(in crate::volume::tests) fn check_usage(&self) {
+        assert_eq!(self.volume().usage().expect("readable"), self.volume().usage_anew());
     }
 
     fn check_changes(&self) {
@@ -321,6 +327,7 @@ fn run(store: &Store, base_ops: &[Op], ops: &[Op]) {
     let mut pair = Pair::new(Scene::new(store, tree), model, inos);
     for op in ops {
         pair.step(op);
+        pair.check_usage();
     }
     pair.check();
     pair.check_changes();
