@@ -62,6 +62,9 @@ pub enum MetaError {
     /// RocksDB failed: disk full, input/output error, damage it found by its checksums.
     #[error("the store's database failed: {0}")]
     Database(#[from] rocksdb::Error),
+    /// What was to be written follows from a tree that cannot be read.
+    #[error("a part of a tree cannot be read; nothing was written")]
+    Unfounded,
     /// A record that does not decode.
     #[error("damaged record in table {table}, key {key}: {why}")]
     Damaged {
@@ -197,6 +200,9 @@ impl Meta {
             options.set_log_level(LogLevel::Warn);
             options.set_stats_dump_period_sec(0);
         }
+        // A read error under a mapping would end the process.
+        options.set_allow_mmap_reads(false);
+        options.set_allow_mmap_writes(false);
         options.set_max_open_files(256);
         options.set_max_background_jobs(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;

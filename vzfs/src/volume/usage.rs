@@ -24,44 +24,46 @@ pub struct Usage {
 impl Volume {
     /// How much the private layer holds, and what the VE shows. Costs one host `stat` a data file and a scan of the private tables.
     pub fn usage(&self) -> Result<Usage> {
-        let _shared = self.names.read();
-        let records: HashMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
-        let mut usage = Usage { private_inodes: records.len() as u64, ..Usage::default() };
-        // What the base has is shown, unless a record says otherwise...
-        let mut hidden_bytes = 0u64;
-        for (ino, record) in &records {
-            hidden_bytes = hidden_bytes.saturating_add(self.base_file_bytes(*ino));
-            let shown = record.nlink > 0 && record.kind == FileKind::File;
-            match &record.content {
-                PrivateContent::Data { id, .. } => {
-                    // One that is lost is told by whoever opens it, and by a check; it must not keep all VEs from being listed.
-                    let Some(host) = self.data.stat_if_there(*id)? else { continue };
-                    usage.private_bytes += host.blocks * 512;
-                    if shown {
-                        usage.private_logical_bytes = usage.private_logical_bytes.saturating_add(host.size);
+        self.shared(|| {
+            let records: HashMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
+            let mut usage = Usage { private_inodes: records.len() as u64, ..Usage::default() };
+            // What the base has is shown, unless a record says otherwise...
+            let mut hidden_bytes = 0u64;
+            for (ino, record) in &records {
+                hidden_bytes = hidden_bytes.saturating_add(self.base_file_bytes(*ino));
+                let shown = record.nlink > 0 && record.kind == FileKind::File;
+                match &record.content {
+                    PrivateContent::Data { id, .. } => {
+                        // One that is lost is told by whoever opens it, and by a check; it must not keep all VEs from being listed.
+                        let Some(host) = self.data.stat_if_there(*id)? else { continue };
+                        usage.private_bytes += host.blocks * 512;
+                        if shown {
+                            usage.private_logical_bytes =
+                                usage.private_logical_bytes.saturating_add(host.size);
+                        }
                     }
+                    PrivateContent::Blob { size, .. } if shown => {
+                        usage.logical_bytes = usage.logical_bytes.saturating_add(*size);
+                    }
+                    _ => {}
                 }
-                PrivateContent::Blob { size, .. } if shown => {
-                    usage.logical_bytes = usage.logical_bytes.saturating_add(*size);
+            }
+            // ...or it was removed: then it has no record any more, but its name, or that of a directory above it, is hidden.
+            let mut removed = HashSet::new();
+            for row in self.meta.all_entries(self.ve) {
+                let row = row?;
+                if let Some((ino, kind)) = self.base_entry(row.dir, row.name.as_ref()) {
+                    self.add_removed(ino, kind, &records, &mut removed);
                 }
-                _ => {}
             }
-        }
-        // ...or it was removed: then it has no record any more, but its name, or that of a directory above it, is hidden.
-        let mut removed = HashSet::new();
-        for row in self.meta.all_entries(self.ve) {
-            let row = row?;
-            if let Some((ino, kind)) = self.base_entry(row.dir, row.name.as_ref()) {
-                self.add_removed(ino, kind, &records, &mut removed);
+            for ino in removed {
+                hidden_bytes = hidden_bytes.saturating_add(self.base_file_bytes(ino));
             }
-        }
-        for ino in removed {
-            hidden_bytes = hidden_bytes.saturating_add(self.base_file_bytes(ino));
-        }
-        let base_bytes = self.base().stats().logical_bytes.saturating_sub(hidden_bytes);
-        usage.logical_bytes =
-            usage.logical_bytes.saturating_add(base_bytes).saturating_add(usage.private_logical_bytes);
-        Ok(usage)
+            let base_bytes = self.base().stats().logical_bytes.saturating_sub(hidden_bytes);
+            usage.logical_bytes =
+                usage.logical_bytes.saturating_add(base_bytes).saturating_add(usage.private_logical_bytes);
+            Ok(usage)
+        })
     }
 
     /// Size of a regular file of the base; 0 for anything else.
