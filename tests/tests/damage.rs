@@ -1,7 +1,7 @@
 //! Every kind of damage to every kind of file in a store, while the daemon works and while it does not: found, named, and repaired where something
 //! else has the same.
 //!
-//! Not found, as RocksDB takes it for a write that was cut off: a database's MANIFEST or log without its last bytes. Not tried: to cut off or change a tree in place while VEs show it. The daemon has it mapped, and nobody but root can write there.
+//! Not found, as RocksDB takes it for a write that was cut off: a database's MANIFEST or log without its last bytes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,10 +31,23 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
+        Scene::with("true")
+    }
+
+    /// With trees of many pages.
+    fn with_many() -> Scene {
+        Scene::with(
+            "mkdir \"$1/many\"; for n in $(seq 600); do echo $n > \"$1/many/a-name-of-some-length-$n\"; done",
+        )
+    }
+
+    /// With more in the OS, made by a script.
+    fn with(more: &str) -> Scene {
         let daemon_args = vec!["--scrub-interval".to_owned(), "never".to_owned()];
         let host = Host::with(Setup { size_mib: 1024, daemon_args, ..Setup::default() });
         let (source, app) = (host.scratch().join("os"), host.scratch().join("app"));
         sample::make(&source);
+        host_sh(more, [&source]);
         host_sh("cp -a \"$1\" \"$2\" && mkdir \"$2/opt\" && echo app > \"$2/opt/app\"", [&source, &app]);
         host.vzfs(["template", "import", "sample@1", text(&source)]).ok();
         host.vzfs(["template", "import", "app@1", text(&app), "--os", "sample@1"]).ok();
@@ -142,6 +155,64 @@ fn damaged_trees_are_found_and_repaired_and_others_go_on() {
             let read = fs::read(scene.host.root("both").join("opt/app"));
             assert_eq!(read.expect("readable"), b"app\n", "{what}");
         }
+    }
+}
+
+/// What can happen to a tree that the daemon has mapped, besides.
+const IN_PLACE: [(&str, &str); 2] = [
+    ("cut", "truncate -s 4096 \"$1\""),
+    (
+        "zero",
+        "size=$(stat -c %s \"$1\"); head -c \"$size\" /dev/zero | dd of=\"$1\" conv=notrunc status=none",
+    ),
+];
+
+#[test]
+fn trees_that_are_damaged_while_ves_show_them_are_found_and_repaired_and_the_daemon_lives() {
+    let scene = Scene::with_many();
+    let base = scene.base_of("both");
+    let [_, sample] = scene.trees();
+    let (root, other) = (scene.host.root("both"), scene.host.root("plain"));
+    let list = "cd \"$1\" && find . -printf '%P %y %m %n %s %l\\n' | LC_ALL=C sort";
+    let sound = host_sh(list, [&root]).text();
+    let daemon = scene.host.daemon_pid();
+    for (damage, script) in DAMAGES.into_iter().chain(IN_PLACE) {
+        let kept = scene.host.scratch().join("kept");
+        host_sh("cp -p \"$1\" \"$2\"", [&sample, &kept]);
+        let script = format!("{script}; cp -p \"$3\" \"$2.new\"; mv \"$2.new\" \"$2\"");
+        scene.change(true, &script, &[&base, &sample, &kept]);
+        // What the kernel has cached it does not ask for again.
+        let drop = "echo 2 > /proc/sys/vm/drop_caches; ";
+        let output = Command::new("bash")
+            .args(["-o", "pipefail", "-c", &format!("{drop}{list}"), "x"])
+            .arg(&root)
+            .output();
+        let output = output.expect("bash can be started");
+        let (seen, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        match damage {
+            "delete" | "swap" | "replace" => {
+                assert_eq!(seen, sound, "{damage}: what is mapped is not touched")
+            }
+            "cut" => {
+                assert!(said.contains("Input/output error"), "{damage}: {said}");
+                let other = said.lines().find(|line| !line.contains("Input/output error"));
+                assert_eq!(other, None, "{damage}: nothing else is told");
+                let made_up = seen.lines().find(|line| !sound.lines().any(|sound| sound == *line));
+                assert_eq!(made_up, None, "{damage}: nothing is made up");
+            }
+            // Nobody notices before a check: a tree has no sums of its parts.
+            _ => {}
+        }
+        assert_eq!(fs::read(other.join("etc/conf.d/one")).expect("another VE works"), b"one\n", "{damage}");
+        let (code, report) = scene.check(&[]);
+        assert_eq!(code, 7, "{damage}: {report}");
+        assert!(named(&report).contains("both"), "{damage}: it is not named in {report}");
+        let (code, report) = scene.check(&["--repair"]);
+        assert_eq!(code, 0, "{damage}: {report}");
+        assert_eq!(scene.check(&[]).0, 0, "{damage}: it is whole");
+        host_sh(&format!("{drop}true"), ["x"]);
+        assert_eq!(host_sh(list, [&root]).text(), sound, "{damage}: without another mount");
+        assert_eq!(scene.host.daemon_pid(), daemon, "{damage}: the daemon lives");
     }
 }
 

@@ -92,8 +92,18 @@ pub struct Recording<M> {
     pub events: Vec<Event<M>>,
 }
 
+/// What a disk does not do: it answers with EIO.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Failing {
+    /// Reads.
+    pub reads: bool,
+    /// Writes, and flushes of its cache.
+    pub writes: bool,
+}
+
 struct State<M> {
     image: Image,
+    failing: Failing,
     recorded: Option<Vec<Event<M>>>,
 }
 
@@ -168,7 +178,12 @@ impl<M: Send + 'static> Filesystem for Content<M> {
         reply: ReplyData,
     ) {
         let mut bytes = vec![0; size as usize];
-        self.state().image.read(offset, &mut bytes);
+        let state = self.state();
+        if state.failing.reads {
+            return reply.error(Errno::EIO);
+        }
+        state.image.read(offset, &mut bytes);
+        drop(state);
         reply.data(&bytes);
     }
 
@@ -185,6 +200,9 @@ impl<M: Send + 'static> Filesystem for Content<M> {
         reply: ReplyWrite,
     ) {
         let mut state = self.state();
+        if state.failing.writes {
+            return reply.error(Errno::EIO);
+        }
         state.image.write(offset, data);
         if let Some(recorded) = &mut state.recorded {
             recorded.push(Event::Write { offset, bytes: data.to_vec() });
@@ -195,9 +213,14 @@ impl<M: Send + 'static> Filesystem for Content<M> {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        if let Some(recorded) = &mut self.state().recorded {
+        let mut state = self.state();
+        if state.failing.writes {
+            return reply.error(Errno::EIO);
+        }
+        if let Some(recorded) = &mut state.recorded {
             recorded.push(Event::Flush);
         }
+        drop(state);
         reply.ok();
     }
 
@@ -220,7 +243,11 @@ impl<M: Send + 'static> Disk<M> {
     pub fn new(folder: &Path, size_bytes: u64) -> Disk<M> {
         crate::require_root();
         std::fs::create_dir_all(folder).expect("the scratch folder is writable");
-        let state = Arc::new(Mutex::new(State { image: Image::default(), recorded: None }));
+        let state = Arc::new(Mutex::new(State {
+            image: Image::default(),
+            failing: Failing::default(),
+            recorded: None,
+        }));
         let served = Content(Arc::clone(&state), size_bytes);
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("torture".to_owned())];
@@ -284,6 +311,11 @@ impl<M: Send + 'static> Disk<M> {
     /// Puts something else on the disk. It must not be mounted.
     pub fn load(&self, image: Image) {
         self.content.state().image = image;
+    }
+
+    /// Lets it fail from now on, or heals it. The host may have what is on it in memory.
+    pub fn fail(&self, failing: Failing) {
+        self.content.state().failing = failing;
     }
 
     /// Begins a recording.

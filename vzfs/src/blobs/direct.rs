@@ -9,10 +9,7 @@ use super::store::HASH_CHUNK_BYTES;
 
 /// Calls `each` with a file's content from its beginning to its end, in pieces of [`HASH_CHUNK_BYTES`] but for the last, until it fails. Direct
 /// where the host can; the descriptor may be left in that mode.
-pub(super) fn read<E: From<Errno>>(
-    file: &File,
-    each: &mut dyn FnMut(&[u8]) -> Result<(), E>,
-) -> Result<(), E> {
+pub fn read<E: From<Errno>>(file: &File, each: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
     // Added to the flags that it has: `O_NOATIME` is one of them.
     let flags = fs::fcntl_getfl(file)?;
     let _ = fs::fcntl_setfl(file, flags | OFlags::DIRECT);

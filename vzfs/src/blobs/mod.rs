@@ -35,6 +35,7 @@ use thiserror::Error;
 use crate::types::Digest;
 
 pub use batch::{Batch, BatchStats, Stored};
+pub use direct::read as read_direct;
 pub use ingest::{Summary, summarize_file};
 pub use store::BlobStore;
 pub use sweep::Condemned;

@@ -140,6 +140,7 @@ fn code(error: &StoreError) -> ErrorCode {
             VolumeError::Damaged { .. } => ErrorCode::Damaged,
             VolumeError::PathTooLong { .. } => ErrorCode::Invalid,
             VolumeError::Meta(error) => meta_code(error),
+            VolumeError::Tree(error) => tree_code(error),
             VolumeError::Blob(error) => blob_code(error),
             _ => ErrorCode::Internal,
         },
@@ -159,9 +160,10 @@ fn blob_code(error: &BlobError) -> ErrorCode {
 
 fn tree_code(error: &TreeError) -> ErrorCode {
     match error {
-        TreeError::Missing(_) | TreeError::Damaged { .. } | TreeError::WrongDigest { .. } => {
-            ErrorCode::Damaged
-        }
+        TreeError::Missing(_)
+        | TreeError::Damaged { .. }
+        | TreeError::WrongDigest { .. }
+        | TreeError::Unreadable { .. } => ErrorCode::Damaged,
         TreeError::NewerFormat { .. } => ErrorCode::Unsupported,
         TreeError::Unfit { .. } | TreeError::TooLarge(_) => ErrorCode::Invalid,
         _ => ErrorCode::Internal,

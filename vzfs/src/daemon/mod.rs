@@ -38,7 +38,7 @@ pub use routes::router;
 pub use server::Listener;
 
 use crate::meta::MetaError;
-use crate::store::{Store, StoreError};
+use crate::store::{DiskFailure, Store, StoreError};
 use crate::supervisor::Link;
 use crate::update::{CommandRunner, UpdateError, Updates};
 use handover::{Ending, Supervised};
@@ -119,8 +119,15 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
     let store = Arc::new(open_store(config, Box::new(mounter))?);
     if link.is_some() {
         // The supervisor starts this program again within moments, and the kernel asks it once more what it has not answered.
-        store.when_full(|| {
-            tracing::error!("the database cannot write, as the disk is full: starting again with the space that is kept for this");
+        store.when_stuck(|failure| {
+            match failure {
+                DiskFailure::Full => tracing::error!(
+                    "the database cannot write, as the disk is full: starting again with the space that is kept for this"
+                ),
+                DiskFailure::Broken => {
+                    tracing::warn!("the disk takes writes again: starting again to make the database write");
+                }
+            }
             handover::leave();
         });
     }

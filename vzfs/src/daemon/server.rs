@@ -69,11 +69,15 @@ impl axum::serve::Listener for Listener {
     type Addr = Peer;
 
     async fn accept(&mut self) -> (UnixStream, Peer) {
+        let mut is_told = false;
         loop {
             let stream = match self.inner.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    // Once until it succeeds: it is tried several times a second.
+                    if !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!(%error, "cannot accept a connection");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

@@ -7,14 +7,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::convert::{ENDLESS, file_attr};
 use super::device;
-use super::errno::errno;
+use super::errno::{Answer, answer};
+use super::failures::Failures;
 use super::ledger::Ledger;
 use super::mount::Negotiated;
 use super::notices::Notices;
@@ -67,6 +68,7 @@ pub(super) struct Dispatch {
     pub(super) writers: Writers,
     pub(super) notices: Arc<Notices>,
     pub(super) requests: Arc<Requests>,
+    failures: Failures,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
     next_place: AtomicU64,
@@ -89,6 +91,7 @@ impl Dispatch {
             writers,
             notices: Arc::default(),
             requests: Arc::default(),
+            failures: Failures::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),
         }
@@ -115,13 +118,35 @@ impl Dispatch {
         self.volume.attr(made.ok_or(VolumeError::NotFound)?)
     }
 
-    pub(super) fn failed(&self, operation: &'static str, error: &VolumeError) -> Errno {
+    /// What the program is told, and, if it is the host's failure, whoever reads the log. `node` is the file or the directory that was asked for.
+    pub(super) fn failed(&self, operation: &'static str, node: INodeNo, error: &VolumeError) -> Errno {
         if matches!(error, VolumeError::Stale) {
             self.forget_relabelled(|| {});
         }
-        let errno = errno(&self.ve, operation, error);
-        self.requests.failed(errno.code());
-        errno
+        let answer = answer(error);
+        if let Answer::Host(code) = answer {
+            self.requests.failed(code);
+            self.tell(operation, ino(node).ok(), code, error);
+        }
+        Errno::from_i32(answer.code())
+    }
+
+    /// Logs a failure of the host's, unless that was done.
+    pub(super) fn tell(
+        &self,
+        operation: &'static str,
+        ino: Option<Ino>,
+        errno: i32,
+        error: &dyn std::fmt::Display,
+    ) {
+        // What the host has none of is missing for all files alike.
+        let about = ino.filter(|_| errno == libc::EIO);
+        let Some(suppressed) = self.failures.admit(errno, about, Instant::now()) else { return };
+        // What fails may also be what says where it is.
+        let path = ino.and_then(|ino| self.volume.path(ino).ok().flatten());
+        let path = path.map_or_else(|| "(not known)".to_owned(), |path| format!("/{}", path.escape_ascii()));
+        let ino = ino.map(Ino::get);
+        error!(ve = %self.ve, operation, %path, ino, %error, errno, suppressed, "request failed because of the host");
     }
 
     /// Makes the kernel ask again for what relabels changed, and runs `then`.
@@ -199,7 +224,7 @@ impl Dispatch {
                 let (attr, lifetime) = self.with_lifetime(attr);
                 reply.attr(&lifetime.min(self.names_lifetime(node)), &file_attr(&attr));
             }
-            Err(error) => reply.error(self.failed(operation, &error)),
+            Err(error) => reply.error(self.failed(operation, node, &error)),
         }
     }
 
@@ -231,7 +256,7 @@ impl Dispatch {
                     reply.entry_with_ttls(&lifetime, &name_lifetime, &attr, GENERATION);
                 });
             }
-            Err(error) => reply.error(self.failed(operation, &error)),
+            Err(error) => reply.error(self.failed(operation, dir, &error)),
         }
     }
 
@@ -245,17 +270,24 @@ impl Dispatch {
     ) {
         match done {
             Ok(()) => self.answer_change(names, move || reply.ok()),
-            Err(error) => reply.error(self.failed(operation, &error)),
+            Err(error) => {
+                let dir = names.first().map_or(INodeNo(0), |(dir, _)| *dir);
+                reply.error(self.failed(operation, dir, &error));
+            }
         }
     }
 
     pub(super) fn reply_empty(
         &self,
         operation: &'static str,
+        node: INodeNo,
         done: Result<(), VolumeError>,
         reply: ReplyEmpty,
     ) {
-        self.reply_changed(operation, &[], done, reply);
+        match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.failed(operation, node, &error)),
+        }
     }
 
     /// Counts the reference that a reply is about to give to the kernel.

@@ -2,15 +2,26 @@
 
 use std::io;
 
-use fuser::Errno;
-use tracing::error;
-
-use crate::types::VeName;
 use crate::volume::VolumeError;
 
-/// What the program gets. Failures that are not the program's are logged here, once.
-pub(super) fn errno(ve: &VeName, operation: &'static str, failure: &VolumeError) -> Errno {
-    let code = match failure {
+/// What the program gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    /// It is about what the program asked for.
+    Program(i32),
+    /// The host has failed, or what the store has on it: somebody should know.
+    Host(i32),
+}
+
+impl Answer {
+    pub(super) fn code(self) -> i32 {
+        let (Answer::Program(code) | Answer::Host(code)) = self;
+        code
+    }
+}
+
+pub(super) fn answer(failure: &VolumeError) -> Answer {
+    Answer::Program(match failure {
         VolumeError::NotFound => libc::ENOENT,
         VolumeError::Exists => libc::EEXIST,
         VolumeError::NotDir => libc::ENOTDIR,
@@ -27,39 +38,32 @@ pub(super) fn errno(ve: &VeName, operation: &'static str, failure: &VolumeError)
         // ext4 says so when the attributes of an inode do not fit.
         VolumeError::XattrSpace => libc::ENOSPC,
         VolumeError::Unsupported => libc::EOPNOTSUPP,
-        VolumeError::Io { source, .. } => return host(ve, operation, failure, source),
-        VolumeError::Blob(blob) => match blob.io_error() {
-            Some(source) => return host(ve, operation, failure, source),
-            None => logged(ve, operation, failure, libc::EIO),
-        },
-        VolumeError::Meta(meta) if meta.is_full() => libc::ENOSPC,
-        VolumeError::Meta(_) | VolumeError::Damaged { .. } => logged(ve, operation, failure, libc::EIO),
-    };
-    Errno::from_i32(code)
+        VolumeError::Io { source, .. } => return host(source),
+        VolumeError::Blob(blob) => return blob.io_error().map_or(Answer::Host(libc::EIO), host),
+        VolumeError::Meta(meta) if meta.is_full() => return Answer::Host(libc::ENOSPC),
+        VolumeError::Meta(_) | VolumeError::Tree(_) | VolumeError::Damaged { .. } => {
+            return Answer::Host(libc::EIO);
+        }
+    })
 }
 
-fn host(ve: &VeName, operation: &'static str, failure: &VolumeError, source: &io::Error) -> Errno {
-    let code = match source.raw_os_error() {
-        // The program's own doing, or the host's limits on it: passed on as they are.
+fn host(source: &io::Error) -> Answer {
+    match source.raw_os_error() {
+        // The program's own doing: passed on as it is.
         Some(
-            code @ (libc::ENOSPC
-            | libc::EDQUOT
-            | libc::EFBIG
+            code @ (libc::EFBIG
             | libc::EINVAL
             | libc::EOPNOTSUPP
             | libc::ENXIO
             | libc::ETXTBSY
             | libc::EAGAIN
             | libc::EINTR),
-        ) => code,
-        Some(code @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => logged(ve, operation, failure, code),
+        ) => Answer::Program(code),
+        // The host's limits, which mean the same to the program.
+        Some(
+            code @ (libc::ENOSPC | libc::EDQUOT | libc::EROFS | libc::EMFILE | libc::ENFILE | libc::ENOMEM),
+        ) => Answer::Host(code),
         // A missing or unreadable file of the store is damage, not an answer about the program's file.
-        _ => logged(ve, operation, failure, libc::EIO),
-    };
-    Errno::from_i32(code)
-}
-
-fn logged(ve: &VeName, operation: &'static str, failure: &VolumeError, code: i32) -> i32 {
-    error!(%ve, operation, error = %failure, errno = code, "request failed");
-    code
+        _ => Answer::Host(libc::EIO),
+    }
 }

@@ -17,7 +17,6 @@ use tracing::debug;
 
 use super::convert::{ABSENT, file_attr, set_time};
 use super::dispatch::{Dispatch, GENERATION};
-use super::errno::errno;
 use super::request::{caller, ino, name_of, perm, rename_mode, reply_xattr, seek_from, xattr_mode};
 use super::requests::Kind;
 use crate::types::{FileKind, Ino, MAX_NAME_BYTES};
@@ -100,7 +99,7 @@ impl Filesystem for Dispatch {
         self.requests.count(Kind::Getattr);
         match ino(node).and_then(|ino| self.attr_with_lifetime(ino)) {
             Ok((attr, lifetime)) => reply.attr(&lifetime.min(self.names_lifetime(node)), &file_attr(&attr)),
-            Err(error) => reply.error(self.failed("getattr", &error)),
+            Err(error) => reply.error(self.failed("getattr", node, &error)),
         }
     }
 
@@ -147,7 +146,7 @@ impl Filesystem for Dispatch {
         });
         if matches!(done, Err(VolumeError::Stale)) {
             // As for an open: the program must not see what the kernel still has of the old inode.
-            let stale = errno(&self.ve, "setattr", &VolumeError::Stale);
+            let stale = Errno::from_i32(libc::ESTALE);
             return self.forget_relabelled_under_lock(move || reply.error(stale));
         }
         self.reply_attr("setattr", node, done, reply);
@@ -157,7 +156,7 @@ impl Filesystem for Dispatch {
         self.requests.count(Kind::Readlink);
         match ino(node).and_then(|ino| self.volume.read_link(ino)) {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.failed("readlink", &error)),
+            Err(error) => reply.error(self.failed("readlink", node, &error)),
         }
     }
 
@@ -283,7 +282,7 @@ impl Filesystem for Dispatch {
             }
             match ino(node).and_then(|ino| self.volume.read(ino, offset, &mut buffer[..size as usize])) {
                 Ok(read) => reply.data(&buffer[..read]),
-                Err(error) => reply.error(self.failed("read", &error)),
+                Err(error) => reply.error(self.failed("read", node, &error)),
             }
         });
     }
@@ -312,7 +311,7 @@ impl Filesystem for Dispatch {
         match written {
             // The kernel's writes fit 32 bits; see MAX_WRITE_BYTES.
             Ok(()) => reply.written(data.len() as u32),
-            Err(error) => reply.error(self.failed("write", &error)),
+            Err(error) => reply.error(self.failed("write", node, &error)),
         }
     }
 
@@ -342,12 +341,12 @@ impl Filesystem for Dispatch {
     fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Kind::Fsync);
         let done = ino(node).and_then(|ino| self.volume.fsync(ino, datasync));
-        self.reply_empty("fsync", done, reply);
+        self.reply_empty("fsync", node, done, reply);
     }
 
-    fn fsyncdir(&self, _req: &Request, _node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Kind::Fsyncdir);
-        self.reply_empty("fsyncdir", self.volume.sync(), reply);
+        self.reply_empty("fsyncdir", node, self.volume.sync(), reply);
     }
 
     fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -373,7 +372,7 @@ impl Filesystem for Dispatch {
         self.list_with_attributes(node, offset, reply);
     }
 
-    fn statfs(&self, _req: &Request, _node: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _req: &Request, node: INodeNo, reply: ReplyStatfs) {
         self.requests.count(Kind::Statfs);
         match self.volume.space() {
             Ok(space) => reply.statfs(
@@ -386,7 +385,7 @@ impl Filesystem for Dispatch {
                 MAX_NAME_BYTES as u32,
                 u32::try_from(space.f_frsize).unwrap_or(4096),
             ),
-            Err(error) => reply.error(self.failed("statfs", &error)),
+            Err(error) => reply.error(self.failed("statfs", node, &error)),
         }
     }
 
@@ -404,7 +403,7 @@ impl Filesystem for Dispatch {
         let mode = xattr_mode(flags);
         let set = || self.volume.set_xattr(ino(node)?, name.as_bytes(), value, mode, self.rights(req));
         let done = self.once(req, |_| Ok(()), set);
-        self.reply_empty("setxattr", done, reply);
+        self.reply_empty("setxattr", node, done, reply);
     }
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -414,7 +413,7 @@ impl Filesystem for Dispatch {
         }
         match ino(node).and_then(|ino| self.volume.xattr(ino, name.as_bytes())) {
             Ok(value) => reply_xattr(size, &value, reply),
-            Err(error) => reply.error(self.failed("getxattr", &error)),
+            Err(error) => reply.error(self.failed("getxattr", node, &error)),
         }
     }
 
@@ -430,14 +429,14 @@ impl Filesystem for Dispatch {
                 let list: Vec<u8> = names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect();
                 reply_xattr(size, &list, reply);
             }
-            Err(error) => reply.error(self.failed("listxattr", &error)),
+            Err(error) => reply.error(self.failed("listxattr", node, &error)),
         }
     }
 
     fn removexattr(&self, req: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.requests.count(Kind::Removexattr);
         let done = self.once(req, |_| Ok(()), || self.volume.remove_xattr(ino(node)?, name.as_bytes()));
-        self.reply_empty("removexattr", done, reply);
+        self.reply_empty("removexattr", node, done, reply);
     }
 
     fn ioctl(
@@ -485,7 +484,7 @@ impl Filesystem for Dispatch {
             let mode = FallocateMode::from_bits(mode as u32).ok_or(VolumeError::Unsupported)?;
             self.volume.fallocate(ino, offset, length, mode, self.rights(req))
         });
-        self.reply_empty("fallocate", done, reply);
+        self.reply_empty("fallocate", node, done, reply);
     }
 
     fn lseek(
@@ -501,7 +500,7 @@ impl Filesystem for Dispatch {
         let found = ino(node).and_then(|ino| self.volume.seek(ino, seek_from(offset, whence)?));
         match found {
             Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
-            Err(error) => reply.error(self.failed("lseek", &error)),
+            Err(error) => reply.error(self.failed("lseek", node, &error)),
         }
     }
 
@@ -526,7 +525,7 @@ impl Filesystem for Dispatch {
         });
         match copied {
             Ok(copied) => reply.written(copied as u32),
-            Err(error) => reply.error(self.failed("copy_file_range", &error)),
+            Err(error) => reply.error(self.failed("copy_file_range", ino_out, &error)),
         }
     }
 }

@@ -31,7 +31,7 @@ impl Dispatch {
                 reply.ok();
                 self.listed(node);
             }
-            Err(error) => reply.error(self.failed("readdir", &error)),
+            Err(error) => reply.error(self.failed("readdir", node, &error)),
         }
     }
 
@@ -46,7 +46,7 @@ impl Dispatch {
             })
         });
         if let Err(error) = listed {
-            return reply.error(self.failed("readdirplus", &error));
+            return reply.error(self.failed("readdirplus", node, &error));
         }
         let longest = self.names_lifetime(node);
         for (name, child, cookie) in entries {

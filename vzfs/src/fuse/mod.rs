@@ -19,6 +19,7 @@ mod convert;
 mod device;
 mod dispatch;
 mod errno;
+mod failures;
 mod filesystem;
 mod ledger;
 mod listing;

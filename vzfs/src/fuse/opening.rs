@@ -7,11 +7,11 @@ use std::os::fd::AsFd;
 use fuser::{
     Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyCreate, ReplyOpen, Request,
 };
+
 use tracing::warn;
 
 use super::convert::file_attr;
 use super::dispatch::{Dispatch, GENERATION};
-use super::errno::errno;
 use super::ledger::{Counted, Handle};
 use super::request::{caller, ino, name_of};
 use super::{backing, device, running};
@@ -53,8 +53,14 @@ impl Dispatch {
             self.volume.release(ino, sharing);
         }
         let Counted { backing, unused } = counted.map_err(|error| {
-            warn!(ve = %self.ve, %ino, %error, "the kernel took no backing file");
-            Errno::EIO
+            // Out of descriptors or memory: the program can try again.
+            let code = match error.raw_os_error() {
+                Some(code @ (libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => code,
+                _ => libc::EIO,
+            };
+            self.requests.failed(code);
+            self.tell("open", Some(ino), code, &error);
+            Errno::from_i32(code)
         })?;
         self.close_backing(unused);
         if !self.ledger.carried_out(unique) {
@@ -111,10 +117,10 @@ impl Dispatch {
             Err(VolumeError::Stale) => {
                 // The kernel opens the new inode when it gets this answer. By then no name may lead to the old one, or a program that has written
                 // through one hard link reads the old content through another. The program waits without holding a lock of the kernel's.
-                let stale = errno(&self.ve, "open", &VolumeError::Stale);
+                let stale = Errno::from_i32(libc::ESTALE);
                 return self.forget_relabelled(move || reply.error(stale));
             }
-            Err(error) => return reply.error(self.failed("open", &error)),
+            Err(error) => return reply.error(self.failed("open", node, &error)),
         };
         let opened = self.opened(req, ino, &open, write);
         if write && self.sharing() == Sharing::Passthrough {
@@ -151,7 +157,7 @@ impl Dispatch {
             |(attr, open): (Attr, OpenFile)| self.settle(attr.ino, flags, sharing).map(|()| (attr, open));
         let (attr, open) = match self.once(req, again, create).and_then(settle) {
             Ok(created) => created,
-            Err(error) => return reply.error(self.failed("create", &error)),
+            Err(error) => return reply.error(self.failed("create", parent, &error)),
         };
         let opened = self.opened(req, attr.ino, &open, true);
         let lifetime = self.names_lifetime(parent);
@@ -167,7 +173,20 @@ impl Dispatch {
                     reply.created_passthrough(&lifetime, &attr, GENERATION, handle, flags, &backing);
                 }
             }),
-            Err(error) => reply.error(error),
+            Err(error) => {
+                // The kernel believes that the name is not there, and would go on to.
+                self.take_back(attr.ino, parent, name);
+                reply.error(error);
+            }
+        }
+    }
+
+    /// Removes a file that was made for a program which is told that it was not. The kernel holds the directory's lock: nobody else knows it.
+    fn take_back(&self, made: Ino, parent: INodeNo, name: &OsStr) {
+        let removed = ino(parent).and_then(|dir| self.volume.unlink(dir, name_of(name)?));
+        match removed {
+            Ok(()) => self.forget_inode(made),
+            Err(error) => warn!(ve = %self.ve, ino = %made, %error, "a file that could not be opened stays"),
         }
     }
 

@@ -52,13 +52,14 @@ kinds! {
 }
 
 /// What a request fails with because of the host.
-const FAILURES: [(i32, &str); 6] = [
+const FAILURES: [(i32, &str); 7] = [
     (libc::EDQUOT, "EDQUOT"),
     (libc::EIO, "EIO"),
     (libc::EMFILE, "EMFILE"),
     (libc::ENFILE, "ENFILE"),
     (libc::ENOMEM, "ENOMEM"),
     (libc::ENOSPC, "ENOSPC"),
+    (libc::EROFS, "EROFS"),
 ];
 
 /// The requests of one mount since this daemon serves it.

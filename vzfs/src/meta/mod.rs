@@ -62,6 +62,9 @@ pub enum MetaError {
     /// RocksDB failed: disk full, input/output error, damage it found by its checksums.
     #[error("the store's database failed: {0}")]
     Database(#[from] rocksdb::Error),
+    /// What was to be written follows from a tree that cannot be read.
+    #[error("a part of a tree cannot be read; nothing was written")]
+    Unfounded,
     /// A record that does not decode.
     #[error("damaged record in table {table}, key {key}: {why}")]
     Damaged {
@@ -89,11 +92,31 @@ impl MetaError {
         }
     }
 
+    /// What the disk has to do with it.
+    fn disk_failure(&self) -> Option<DiskFailure> {
+        match self {
+            error if error.is_full() => Some(DiskFailure::Full),
+            MetaError::Database(source) if source.kind() == rocksdb::ErrorKind::IOError => {
+                Some(DiskFailure::Broken)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the disk is full. RocksDB keeps the host's errno only in its text.
     pub fn is_full(&self) -> bool {
         let text = self.to_string();
         text.contains("No space left") || text.contains("Disk quota exceeded")
     }
+}
+
+/// How a disk did not take a write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskFailure {
+    /// It, or somebody's share of it, is full.
+    Full,
+    /// Anything else: an input/output error, or the host's filesystem has made itself read-only.
+    Broken,
 }
 
 /// The tables of the catalog.
@@ -161,8 +184,8 @@ pub struct Meta {
     watched: Mutex<HashMap<VeId, Written>>,
     /// How many those are: who writes looks here first.
     watches: AtomicUsize,
-    /// Who is told that a write failed because the disk is full.
-    when_full: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Who is told that a write failed because of the disk.
+    when_failed: OnceLock<Box<dyn Fn(DiskFailure) + Send + Sync>>,
     /// After the database, which writes there until it is closed.
     _log_folder: Option<LogFolder>,
 }
@@ -197,6 +220,9 @@ impl Meta {
             options.set_log_level(LogLevel::Warn);
             options.set_stats_dump_period_sec(0);
         }
+        // A read error under a mapping would end the process.
+        options.set_allow_mmap_reads(false);
+        options.set_allow_mmap_writes(false);
         options.set_max_open_files(256);
         options.set_max_background_jobs(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES)?;
@@ -226,7 +252,7 @@ impl Meta {
             log: Watermark::default(),
             watched: Mutex::default(),
             watches: AtomicUsize::new(0),
-            when_full: OnceLock::new(),
+            when_failed: OnceLock::new(),
             _log_folder: log_folder,
         })
     }
@@ -291,23 +317,23 @@ impl Meta {
         self.sync()
     }
 
-    /// What became of a write, told to who wants to know of a full disk.
+    /// What became of a write, told to who wants to know of a disk that fails.
     fn written<T>(&self, result: Result<T, rocksdb::Error>) -> Result<T, MetaError> {
         let result = result.map_err(MetaError::from);
         if let Err(error) = &result
-            && error.is_full()
-            && let Some(told) = self.when_full.get()
+            && let Some(failure) = error.disk_failure()
+            && let Some(told) = self.when_failed.get()
         {
-            told();
+            told(failure);
         }
         result
     }
 
-    /// `told` is called whenever a write fails because the disk is full, by the thread that writes. After the first such failure RocksDB refuses all
-    /// writes, until some seconds after there is space. Counts for one caller, the first.
-    pub fn when_full(&self, told: impl Fn() + Send + Sync + 'static) {
-        if self.when_full.set(Box::new(told)).is_err() {
-            tracing::debug!("somebody is told already of a full disk");
+    /// `told` is called whenever a write fails because of the disk, by the thread that writes. After the first such failure RocksDB refuses all
+    /// writes: on a full disk until some seconds after there is space, otherwise until it is opened anew. Counts for one caller, the first.
+    pub fn when_failed(&self, told: impl Fn(DiskFailure) + Send + Sync + 'static) {
+        if self.when_failed.set(Box::new(told)).is_err() {
+            tracing::debug!("somebody is told already of a disk that fails");
         }
     }
 

@@ -10,6 +10,7 @@ use super::record::{EntryRecord, InodeRecord, PrivateContent};
 use super::{
     COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, REMOVALS, Table, damaged, keys,
 };
+use crate::sys::{self, Verdict};
 use crate::types::{Digest, Ino, Name, NameRef, VeId};
 
 /// The writes of one filesystem operation, applied together or not at all.
@@ -82,7 +83,13 @@ impl Changes<'_> {
     }
 
     /// Applies everything atomically. Durable after the next [`Meta::sync`].
+    ///
+    /// # Errors
+    /// [`MetaError::Unfounded`] when this thread made the changes of what it could not read: nothing is written.
     pub fn commit(self) -> Result<(), MetaError> {
+        if sys::settle() != Verdict::Sound {
+            return Err(MetaError::Unfounded);
+        }
         self.meta.written(self.meta.db.write(self.batch))?;
         self.meta.log.advance();
         if let Some(written) = self.written

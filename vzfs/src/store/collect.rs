@@ -38,7 +38,7 @@ use super::records::{BaseRecord, TemplateRecord, VeRecord};
 use super::{Store, StoreError};
 use crate::api::{GcReport, GcRequest};
 use crate::meta::Table;
-use crate::tree::TreeError;
+use crate::tree::{TreeError, soundly_read};
 use crate::types::{Digest, VeId};
 use crate::volume::{PrivateData, Volume};
 
@@ -178,7 +178,13 @@ impl Store {
         }
         for digest in &needed.trees {
             match self.trees.open(digest) {
-                Ok(tree) => needed.blobs.extend(tree.blobs().map(|(digest, _)| digest)),
+                // One that is in use may have been damaged since it was opened: nothing is removed by what it says.
+                Ok(tree) => {
+                    match soundly_read(|| tree.check_digest().map(|()| tree.blobs().collect::<Vec<_>>())) {
+                        Ok(blobs) => needed.blobs.extend(blobs.into_iter().map(|(digest, _)| digest)),
+                        Err(error) => unreadable(*digest, error)?,
+                    }
+                }
                 Err(error) => unreadable(*digest, error)?,
             }
         }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::tree::{Content, ContentRef, Entry, Meta, NodeId, NodeView, Target, Tree, TreeBuilder, TreeError};
+use crate::tree::{
+    Content, ContentRef, Entry, Meta, NodeId, NodeView, Target, Tree, TreeBuilder, TreeError, soundly,
+};
 use crate::types::{FileKind, Ino, Name};
 
 /// A directory of `full`, with its place in the layer once it has one.
@@ -24,8 +26,12 @@ struct Dir {
 /// brings the old names along. Whiteouts in `full` are entries that are not there.
 ///
 /// # Errors
-/// Those of the builder: the trees are too large for one layer.
+/// Those of the builder: the trees are too large for one layer. [`TreeError::Unreadable`].
 pub fn difference(os: &Tree, full: &TreeBuilder) -> Result<TreeBuilder, TreeError> {
+    soundly(|| compare(os, full))
+}
+
+fn compare(os: &Tree, full: &TreeBuilder) -> Result<TreeBuilder, TreeError> {
     let dirs = pair_directories(os, full);
     let same = unchanged_files(os, full, &dirs);
     let mut layer = TreeBuilder::new(full.meta(full.root()).clone());

@@ -38,6 +38,7 @@ mod packages;
 mod rebase;
 mod records;
 mod reserve;
+mod revive;
 mod rules;
 mod slot;
 mod space;
@@ -55,6 +56,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::StatVfs;
@@ -70,6 +72,7 @@ pub use turns::Pace;
 
 use crate::api::{DedupProgress, StackItem, StoreInfo, VerifyProgress};
 use crate::blobs::BlobStore;
+pub use crate::meta::DiskFailure;
 use crate::meta::{Meta, Table};
 use crate::tree::TreeStore;
 use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
@@ -196,15 +199,34 @@ impl Store {
         Ok(store)
     }
 
-    /// `start_again` is called when the database cannot write because the disk is full, and could after the store was opened anew, with the space
-    /// that it keeps for that. It may be called by any thread that writes, and should not return: whoever waits for the write gets an error then.
-    pub fn when_full(&self, start_again: impl Fn() + Send + Sync + 'static) {
+    /// `start_again` is called when the database cannot write, and could after the store was opened anew: because the disk is full, with the space
+    /// that it keeps for that, or because the disk has failed and works again. It may be called by any thread, and should not return: whoever
+    /// waits for the write gets an error then.
+    pub fn when_stuck(&self, start_again: impl Fn(DiskFailure) + Send + Sync + 'static) {
         let (reserve, meta) = (Arc::clone(&self.reserve), Arc::downgrade(&self.meta));
-        self.meta.when_full(move || {
+        let (start_again, opened, dir) = (Arc::new(start_again), Instant::now(), self.layout.dir.clone());
+        let watching = AtomicBool::new(false);
+        self.meta.when_failed(move |failure| {
+            if failure == DiskFailure::Broken {
+                if !watching.swap(true, Ordering::Relaxed) {
+                    tracing::error!(
+                        "the database could not write and refuses to until the disk takes writes again"
+                    );
+                    let (meta, dir, start_again) =
+                        (Weak::clone(&meta), dir.clone(), Arc::clone(&start_again));
+                    let watch = move || {
+                        revive::when_writable(&dir, opened, &meta, &|| start_again(DiskFailure::Broken));
+                    };
+                    if std::thread::Builder::new().name("revive".to_owned()).spawn(watch).is_err() {
+                        watching.store(false, Ordering::Relaxed);
+                    }
+                }
+                return;
+            }
             let unflushed = meta.upgrade().map_or(0, |meta| meta.unflushed_bytes());
             // With a quota there may be space that the database is not given; then opening it anew would change nothing.
             if reserve.is_needed() && reserve.bytes() >= unflushed + LOG_ROOM_BYTES {
-                start_again();
+                start_again(DiskFailure::Full);
             }
         });
     }

@@ -15,7 +15,7 @@ use super::{BoxError, Store, StoreError};
 use crate::api::{Ve, VeStats};
 use crate::meta::Table;
 use crate::types::{IdShift, Ino, VeName};
-use crate::volume::{Holdings, Rebased, Usage, Volume};
+use crate::volume::{Holdings, Rebased, Usage, Volume, VolumeError};
 
 /// How long after an unmount by hand the kernel may take to end its connection with the daemon. A copy of the mount in another namespace keeps that for longer.
 const UNMOUNT_BY_HAND: Duration = Duration::from_millis(500);
@@ -343,6 +343,10 @@ impl Store {
         match self.usage(slot) {
             Err(StoreError::Tree(error)) => {
                 tracing::warn!(ve = %slot.record().name, %error, "its space is not known");
+                Ok(Usage::default())
+            }
+            Err(StoreError::Volume { ve, source }) if matches!(*source, VolumeError::Tree(_)) => {
+                tracing::warn!(%ve, error = %source, "its space is not known");
                 Ok(Usage::default())
             }
             usage => usage,

@@ -12,7 +12,7 @@ use super::records::{TemplateRecord, VeRecord};
 use super::slot::Slot;
 use super::{Store, StoreError};
 use crate::api::{StoreDf, TemplateDf, VeDf};
-use crate::tree::Tree;
+use crate::tree::{Tree, soundly};
 use crate::types::{Digest, VeId};
 use crate::volume::Holdings;
 
@@ -41,6 +41,10 @@ impl Tally {
 impl Store {
     /// Space by template and by VE.
     pub fn df(&self) -> Result<StoreDf, StoreError> {
+        soundly(|| self.add_up())
+    }
+
+    fn add_up(&self) -> Result<StoreDf, StoreError> {
         let (templates, slots): (Vec<Arc<TemplateRecord>>, Vec<Arc<Slot>>) = {
             let catalog = self.catalog.read();
             (catalog.templates.values().cloned().collect(), catalog.ves.values().cloned().collect())

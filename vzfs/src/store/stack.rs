@@ -20,7 +20,8 @@ use thiserror::Error;
 use crate::blobs::{Batch, BlobError, BlobStore};
 use crate::merge::{self, AlternativeLink, Labels, MergeError, Rule, Rules, Versions};
 use crate::tree::{
-    Content, Entry, Meta, NodeId, NodeView, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry,
+    Content, Entry, Meta, NodeId, NodeView, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry, check_sound,
+    soundly,
 };
 use crate::types::{Digest, FileKind, NameRef, TemplateSpec};
 
@@ -62,6 +63,15 @@ pub fn build_base(
     rules: &Rules,
     blobs: &BlobStore,
 ) -> Result<StackResult, StackError> {
+    soundly(|| stack_up(os, apps, rules, blobs))
+}
+
+fn stack_up(
+    os: &Tree,
+    apps: &[(TemplateSpec, Arc<Tree>)],
+    rules: &Rules,
+    blobs: &BlobStore,
+) -> Result<StackResult, StackError> {
     let mut stack = Stack {
         os,
         apps,
@@ -78,6 +88,7 @@ pub fn build_base(
     }
     let Stack { batch, builder, notes, .. } = stack;
     let image = builder.finish()?;
+    check_sound()?;
     batch.commit()?;
     let losses = Note::render(notes.iter().filter(|note| note.loses));
     Ok(StackResult { image, notes: Note::render(&notes), losses })

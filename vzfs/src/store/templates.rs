@@ -18,7 +18,7 @@ use crate::api::{
 use crate::archive::{self, Limits, Source, TemplateSource};
 use crate::blobs::Batch;
 use crate::meta::Table;
-use crate::tree::{ContentRef, Tree, TreeBuilder, WalkEntry};
+use crate::tree::{ContentRef, Tree, TreeBuilder, TreeError, WalkEntry, soundly};
 use crate::types::{Digest, TemplateRef, TemplateSpec, Timestamp, VeName};
 
 /// What a record says beside the tree.
@@ -280,10 +280,8 @@ impl Store {
             (catalog.template(a)?, catalog.template(b)?)
         };
         let (old, new) = (self.whole_tree(&a)?, self.whole_tree(&b)?);
-        Ok(TemplateDiff {
-            packages: changed_packages(&a.packages, &b.packages),
-            ..compare(&old, &new, &a.spec, &b.spec)
-        })
+        let files = soundly(|| Ok::<_, TreeError>(compare(&old, &new, &a.spec, &b.spec)))?;
+        Ok(TemplateDiff { packages: changed_packages(&a.packages, &b.packages), ..files })
     }
 
     /// What a VE of this template alone shows.
@@ -307,7 +305,7 @@ impl Store {
         let record = self.catalog.read().template(reference)?;
         let mut report = VerifyReport { blobs: 0, bytes: 0, damaged: Vec::new() };
         let damage = |path: &[u8], digest, why: String| DamagedBlob { digest, path: path_text(path), why };
-        let tree = match self.trees.open(&record.layer) {
+        let tree = match self.read_tree(&record.layer) {
             Ok(tree) => tree,
             Err(error) => {
                 report.damaged.push(damage(b"", record.layer, error.to_string()));
@@ -351,7 +349,7 @@ impl Store {
     pub fn export_template(&self, reference: &TemplateRef, out: impl Write) -> Result<(), StoreError> {
         let record = self.catalog.read().template(reference)?;
         let tree = self.trees.open(&record.layer)?;
-        Ok(archive::export_tar(TemplateSource { tree: &tree, blobs: &self.blobs }, out)?)
+        soundly(|| Ok(archive::export_tar(TemplateSource { tree: &tree, blobs: &self.blobs }, out)?))
     }
 
     /// Removes a template that nothing stands on (S4), and the space that only it needed. With `force` also one that has tags, which go with it.

@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::events::{Events, Step};
 use super::records::{BaseRecord, TemplateRecord, VeRecord};
 use super::rules::checked;
@@ -25,12 +27,12 @@ use crate::api::{
     VerifyStore, path_text,
 };
 use crate::archive::{self, Limits, Source};
-use crate::blobs::BlobError;
+use crate::blobs::{self, BlobError};
 use crate::merge::Rules;
 use crate::meta::Table;
-use crate::tree::{ContentRef, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry};
+use crate::tree::{ContentRef, Tree, TreeBuilder, TreeError, TreeImage, WalkEntry, soundly_read};
 use crate::types::{Digest, Timestamp, VeId};
-use crate::volume;
+use crate::volume::{self, VolumeError};
 
 /// Key in [`Table::Setting`] of the last finished report.
 const LAST_REPORT: &str = "verified";
@@ -123,15 +125,21 @@ impl Store {
         for (digest, error) in unreadable {
             damage.insert(digest, (DamagedThing::Tree, error.to_string()));
         }
+        // Whoever has one in use may still have all of it, but nobody who comes later.
+        for digest in &needed.trees {
+            if let Err(error) = self.trees.file(digest) {
+                damage.insert(*digest, (DamagedThing::Tree, error.to_string()));
+            }
+        }
         for digest in self.trees.list()? {
             self.check_go_on(running)?;
-            match self.trees.open(&digest).and_then(|tree| tree.validate().map(|()| tree)) {
+            match self.read_tree(&digest).and_then(|tree| Ok(tree.validate().map(|()| tree)?)) {
                 Ok(tree) => {
                     report.trees += 1;
                     report.bytes += tree.stats().tree_bytes;
                     pacer.read(tree.stats().tree_bytes);
                 }
-                Err(TreeError::Missing(_)) => {}
+                Err(StoreError::Tree(TreeError::Missing(_))) => {}
                 Err(error) => {
                     damage.insert(digest, (DamagedThing::Tree, error.to_string()));
                 }
@@ -181,6 +189,19 @@ impl Store {
         Ok((report, damage))
     }
 
+    /// A tree as it is on the disk, not as it is in the host's page cache. Only its header was checked.
+    pub(super) fn read_tree(&self, digest: &Digest) -> Result<Tree, StoreError> {
+        let file = self.trees.file(digest)?;
+        let mut bytes = Vec::new();
+        let read = blobs::read_direct(&file, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, Errno>(())
+        });
+        let path = self.layout.trees().join(digest.to_hex());
+        read.map_err(|errno| StoreError::io("read", path)(errno.into()))?;
+        Ok(Tree::of_bytes(*digest, bytes)?)
+    }
+
     /// Names everybody who is touched.
     fn with_users(
         &self,
@@ -206,13 +227,10 @@ impl Store {
                 users.entry(recipe.digest).or_default().push(user(RECIPE));
             }
             let Ok(tree) = self.trees.open(&record.layer) else { continue };
-            for (path, entry) in tree.walk().filter(|_| shows(&tree)) {
-                if let WalkEntry::Node(view) = entry
-                    && let ContentRef::Blob { digest, .. } = view.content()
-                    && blobs.contains(&digest)
-                {
-                    users.entry(digest).or_default().push(user(&path));
-                }
+            let find = || Ok::<_, TreeError>(if shows(&tree) { paths_of(&tree, &blobs) } else { Vec::new() });
+            // One that cannot be read is damaged itself, which says it all.
+            for (path, digest) in soundly_read(find).unwrap_or_default() {
+                users.entry(digest).or_default().push(user(&path));
             }
         }
         let mut own: HashSet<VeId> = HashSet::new();
@@ -229,20 +247,27 @@ impl Store {
                 ve: Some(record.name.clone()),
                 path: path_text(path),
             };
-            if damage.contains_key(&record.base) {
-                users.entry(record.base).or_default().push(user(b""));
+            // Bases that it had before, too: programs in it may have files of theirs open.
+            let bases = [&record.base].into_iter().chain(&record.retired).chain(&record.unsettled);
+            for base in bases.filter(|base| damage.contains_key(base)).collect::<HashSet<_>>() {
+                users.entry(*base).or_default().push(user(b""));
             }
             let base = self.trees.open(&record.base).ok();
-            if !own.contains(&slot.id) && !base.is_some_and(|base| shows(&base)) {
+            let shows = || Ok::<_, TreeError>(base.as_ref().is_some_and(|base| shows(base)));
+            if !own.contains(&slot.id) && !soundly_read(shows).unwrap_or(false) {
                 continue;
             }
             let failed = |source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) };
             match self.volume(&slot) {
-                Ok(volume) => {
-                    for (path, digest) in volume.paths_showing(&blobs).map_err(failed)? {
-                        users.entry(digest).or_default().push(user(&path));
+                Ok(volume) => match volume.paths_showing(&blobs) {
+                    Ok(paths) => {
+                        for (path, digest) in paths {
+                            users.entry(digest).or_default().push(user(&path));
+                        }
                     }
-                }
+                    Err(VolumeError::Tree(_)) => {}
+                    Err(error) => return Err(failed(error)),
+                },
                 // Removed meanwhile, or its base is damaged, which says it all.
                 Err(StoreError::VeRemoving(_) | StoreError::Tree(_)) => {}
                 Err(error) => return Err(error),
@@ -279,6 +304,7 @@ impl Store {
                         }
                     }
                 }
+                Ok(Err(VolumeError::Tree(_))) => {}
                 Ok(Err(error)) => wrong(None, error.to_string()),
                 // Removed meanwhile, or its base is damaged, which was told.
                 Err(StoreError::VeRemoving(_) | StoreError::Tree(_)) => {}
@@ -302,13 +328,16 @@ impl Store {
         let blobs: HashSet<Digest> = of(DamagedThing::Blob).collect();
         let trees: HashSet<Digest> = of(DamagedThing::Tree).collect();
         let _adding = self.begin_adding()?;
+        for image in trees.iter().filter_map(|digest| self.trees.in_use(digest)) {
+            self.trees.restore(&image)?;
+        }
         if let Some(source) = source {
             self.repair_from(source, &blobs, &trees, events)?;
         }
         self.rebuild_bases(&trees)?;
         let mut whole = HashSet::new();
         whole.extend(blobs.into_iter().filter(|digest| self.blobs.verify(digest).is_ok()));
-        let sound = |digest: &Digest| self.trees.open(digest).is_ok_and(|tree| tree.validate().is_ok());
+        let sound = |digest: &Digest| self.read_tree(digest).is_ok_and(|tree| tree.validate().is_ok());
         whole.extend(trees.into_iter().filter(sound));
         Ok(whole)
     }
@@ -331,7 +360,7 @@ impl Store {
             for digest in trees {
                 let Ok(bytes) = std::fs::read(source.join("trees").join(digest.to_hex())) else { continue };
                 // One that is damaged there too is refused.
-                if let Err(error) = self.trees.put(&TreeImage { digest: *digest, bytes }) {
+                if let Err(error) = self.trees.restore(&TreeImage { digest: *digest, bytes }) {
                     tracing::warn!(tree = %digest.short(), %error, "the source cannot repair it");
                 }
             }
@@ -355,14 +384,16 @@ impl Store {
         for (_, record) in self.meta.list::<TemplateRecord>(Table::Template)? {
             let Some(os) = record.os.filter(|_| trees.contains(&record.layer)) else { continue };
             let Ok(os) = self.trees.open(&os.layer) else { continue };
-            let image = difference::difference(&os, &full)?.finish()?;
+            // An OS that cannot be read is repaired below, and its applications the next time.
+            let Ok(layer) = difference::difference(&os, &full) else { continue };
+            let image = layer.finish()?;
             if image.digest == record.layer {
-                self.trees.put(&image)?;
+                self.trees.restore(&image)?;
             }
         }
         let image = full.finish()?;
         if trees.contains(&image.digest) {
-            self.trees.put(&image)?;
+            self.trees.restore(&image)?;
         }
         Ok(())
     }
@@ -386,11 +417,23 @@ impl Store {
             };
             let Ok(rules) = checked(&record.rules).map(Rules::new) else { continue };
             match build_base(&os, &apps, &rules, &self.blobs) {
-                Ok(built) if built.image.digest == record.base => self.trees.put(&built.image)?,
+                Ok(built) if built.image.digest == record.base => self.trees.restore(&built.image)?,
                 Ok(_) => tracing::warn!(base = %record.base.short(), "its layers do not give it any more"),
                 Err(error) => tracing::warn!(base = %record.base.short(), %error, "it cannot be made again"),
             }
         }
         Ok(())
     }
+}
+
+/// The paths of a tree that show one of these blobs.
+fn paths_of(tree: &Tree, blobs: &HashSet<Digest>) -> Vec<(Vec<u8>, Digest)> {
+    let shown = |(path, entry)| match entry {
+        WalkEntry::Node(view) => match view.content() {
+            ContentRef::Blob { digest, .. } => Some((path, digest)),
+            _ => None,
+        },
+        WalkEntry::Whiteout => None,
+    };
+    tree.walk().filter_map(shown).filter(|(_, digest)| blobs.contains(digest)).collect()
 }

@@ -1,8 +1,11 @@
 //! The few system calls that need `unsafe`, and nothing else. Each function is safe to call; what makes it so is said
 //! at its block.
 
+mod bus_error;
 mod fuse_device;
 mod ids;
+mod mapped;
+mod reads;
 mod shared;
 
 use std::fs::File;
@@ -13,6 +16,8 @@ use std::path::Path;
 
 pub use fuse_device::{close_backing, replace_descriptor};
 pub use ids::{map_mount_ids, user_namespace};
+pub use mapped::{MappedFile, Mapping, Mended};
+pub use reads::{Reads, Verdict, settle, verdict};
 pub use shared::SharedWords;
 
 /// A detached bind mount of the folder `dir` that is read-only, as an `O_PATH`-like descriptor.
@@ -53,16 +58,6 @@ fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: &libc::mount_attr) ->
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Maps a whole file for reading.
-///
-/// The caller promises by use that the file is one of the store's immutable ones: written once under another name and never
-/// changed after its publication. A file truncated by someone with access to the store's folders ends the reading process with SIGBUS.
-pub fn map_file(file: &File) -> io::Result<memmap2::Mmap> {
-    // SAFETY: published files of a store are never written again (see above), so the mapping's bytes do not change
-    // while Rust holds references to them.
-    unsafe { memmap2::Mmap::map(file) }
 }
 
 /// Whether a file is open for writing anywhere, or mapped so: asked by trying to get a read lease on it, which such a file is refused

@@ -1,4 +1,7 @@
 //! Memory that outlives the process: words in a memfd.
+//!
+//! No disk is behind it, and its pages are allocated before they are used: where they cannot be read all the same, memory or swap has failed, and the
+//! daemon ends as any program does then.
 
 use std::fs::File;
 use std::io;

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::types::{FileKind, Ino, Name, NameRef, Timestamp};
 
-use super::{ContentRef, NodeView, Target, Tree, TreeError, TreeImage};
+use super::{ContentRef, NodeView, Target, Tree, TreeError, TreeImage, soundly};
 
 /// The attributes of an inode that a tree keeps.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,7 +129,7 @@ impl TreeBuilder {
     /// [`TreeError::Damaged`].
     pub fn from_tree(tree: &Tree) -> Result<TreeBuilder, TreeError> {
         let mut builder = TreeBuilder::new(Meta::new(FileKind::Dir, 0o755));
-        builder.graft(tree, Marks::Keep)?;
+        soundly(|| builder.graft(tree, Marks::Keep))?;
         Ok(builder)
     }
 
@@ -243,7 +243,7 @@ impl TreeBuilder {
     /// # Errors
     /// [`TreeError::Damaged`], [`TreeError::TooLarge`]. The builder is then half merged and good for nothing.
     pub fn apply_layer(&mut self, layer: &Tree) -> Result<(), TreeError> {
-        self.graft(layer, Marks::Act)
+        soundly(|| self.graft(layer, Marks::Act))
     }
 
     /// Writes the tree out.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{ContentRef, NodeView, Target, Tree, TreeEntry, TreeError};
+use super::{ContentRef, NodeView, Target, Tree, TreeEntry, TreeError, soundly};
 use crate::types::{FileKind, Ino, Name, NameRef};
 
 /// An inode and its type.
@@ -61,6 +61,12 @@ impl Delta {
         if old.digest() == new.digest() {
             return Ok(delta);
         }
+        soundly(|| delta.fill())?;
+        Ok(delta)
+    }
+
+    fn fill(&mut self) -> Result<(), TreeError> {
+        let (old, new) = (Arc::clone(&self.old), Arc::clone(&self.new));
         let (mut before, mut after) = (old.inodes().peekable(), new.inodes().peekable());
         loop {
             let order = match (before.peek(), after.peek()) {
@@ -71,9 +77,9 @@ impl Delta {
             };
             let old = if order.is_le() { before.next() } else { None };
             let new = if order.is_ge() { after.next() } else { None };
-            delta.compare(old, new)?;
+            self.compare(old, new)?;
         }
-        Ok(delta)
+        Ok(())
     }
 
     fn compare(&mut self, old: Option<NodeView<'_>>, new: Option<NodeView<'_>>) -> Result<(), TreeError> {

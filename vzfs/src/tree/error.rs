@@ -29,6 +29,15 @@ pub enum TreeError {
         /// The rule and the place.
         what: String,
     },
+    /// A part of a stored tree cannot be read: its disk fails, or somebody has cut its file off.
+    #[error("a part of tree {tree} cannot be read")]
+    Unreadable {
+        /// The tree, by its digest.
+        tree: String,
+    },
+    /// While a tree was read, a part of it became unreadable or readable for others, and it is not known whether what was read was among it.
+    #[error("a part of a tree cannot be read, perhaps one that was needed")]
+    Disturbed,
     /// The bytes are not the ones that the name stands for.
     #[error("tree {tree} is damaged: its bytes have the digest {actual}")]
     WrongDigest {

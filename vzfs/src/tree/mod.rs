@@ -17,6 +17,7 @@
 //! 4. *A tree*: every directory except the root has exactly one name, every inode is reached from the root.
 //! 5. *No trust needed*: no bytes whatever can make a reader panic or read out of bounds. A damaged record is
 //!    absent.
+//! 6. *No wrong answer*: what is made of a part that the disk does not give is thrown away ([`soundly`]).
 //!
 //! Life of a tree: [`TreeBuilder`] (mutable, in memory) -> [`TreeBuilder::finish`] -> [`TreeImage`] (bytes)
 //! -> [`TreeStore::put`] (validated, durable) -> [`TreeStore::open`] -> [`Tree`] (mapped, shared). Validation
@@ -33,6 +34,7 @@ mod image;
 mod number;
 mod order;
 mod reader;
+mod sound;
 mod store;
 mod validate;
 mod view;
@@ -48,6 +50,7 @@ pub use error::TreeError;
 pub use format::{FORMAT_VERSION, MAX_PATH_BYTES};
 pub use image::TreeImage;
 pub use reader::{Target, Tree, TreeEntries, TreeEntry, TreeStats};
+pub use sound::{check_sound, soundly, soundly_read};
 pub use store::TreeStore;
 pub use view::{ContentRef, NodeView};
 pub use walk::{Walk, WalkEntry};

@@ -1,8 +1,11 @@
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use zerocopy::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::sys::MappedFile;
 use crate::types::{Digest, FileKind, Ino, NameRef};
 
 use super::format::{
@@ -13,7 +16,7 @@ use super::{NodeView, TreeError};
 
 /// Where a tree's bytes live.
 enum Backing {
-    Mapped(memmap2::Mmap),
+    Mapped(MappedFile),
     Owned(Vec<u8>),
 }
 
@@ -79,14 +82,34 @@ impl Tree {
         Tree::new(digest, Backing::Owned(bytes))
     }
 
+    /// A tree in memory that may not be what its name says.
+    ///
+    /// # Errors
+    /// As for [`Tree::from_bytes`].
+    pub fn of_bytes(digest: Digest, bytes: Vec<u8>) -> Result<Tree, TreeError> {
+        Tree::new(digest, Backing::Owned(bytes))
+    }
+
     /// A mapped tree, whose name is `digest`.
-    pub(super) fn from_map(digest: Digest, map: memmap2::Mmap) -> Result<Tree, TreeError> {
+    pub(super) fn from_map(digest: Digest, map: MappedFile) -> Result<Tree, TreeError> {
         Tree::new(digest, Backing::Mapped(map))
     }
 
     fn new(digest: Digest, bytes: Backing) -> Result<Tree, TreeError> {
         let (header, layout) = parse(digest, bytes.as_slice())?;
         Ok(Tree { bytes, digest, header, layout })
+    }
+
+    /// Shows a sound file of this tree in place of the one that is mapped, to all who use this one. `false` when that cannot be: whoever opens the tree
+    /// from now on must get another.
+    pub(super) fn show(&self, file: File) -> bool {
+        let Backing::Mapped(map) = &self.bytes else { return false };
+        // One that was damaged when it was opened may have its tables elsewhere.
+        let same_header = |file: &File| {
+            let mut bytes = [0; size_of::<Header>()];
+            file.read_exact_at(&mut bytes, 0).is_ok() && bytes == self.header.as_bytes()
+        };
+        same_header(&file) && map.mapping().replace(file).is_ok()
     }
 
     /// The name of the tree: the digest of its bytes.
@@ -119,7 +142,7 @@ impl Tree {
         let hash57 = name.hash57();
         let range = self.dir_range(dir);
         let before = self.count_before(&range, hash57, name, false);
-        let entry = self.entry(self.entry_records()[range].get(before)?)?;
+        let entry = self.entry(self.entry_records().get(range)?.get(before)?)?;
         (entry.name == name).then_some(entry)
     }
 
@@ -130,7 +153,7 @@ impl Tree {
         if let Some((hash57, name)) = after {
             range.start += self.count_before(&range, hash57, name, true);
         }
-        TreeEntries { tree: self, records: self.entry_records()[range].iter() }
+        TreeEntries { tree: self, records: self.entry_records().get(range).unwrap_or_default().iter() }
     }
 
     /// All inodes, ordered by number.
@@ -140,12 +163,13 @@ impl Tree {
 
     /// All blobs that files of the tree refer to, each once, with their sizes in bytes; ordered by digest.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> {
-        self.blob_records().iter().map(|blob| (Digest::from_bytes(blob.digest), blob.size.get()))
+        let blobs = self.see(self.blob_records()).iter();
+        blobs.map(|blob| (Digest::from_bytes(blob.digest), blob.size.get()))
     }
 
     /// Whether a file of the tree has this content.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.blob_records().binary_search_by_key(digest.as_bytes(), |blob| blob.digest).is_ok()
+        self.blob_records().binary_search_by_key(digest.as_bytes(), |blob| self.see_one(blob).digest).is_ok()
     }
 
     /// The inode at `path`, following no symbolic links. "" and "/" are the root; `.` and `..` are not
@@ -167,10 +191,42 @@ impl Tree {
         self.header.whiteouts.get() == 0 && self.header.opaques.get() == 0
     }
 
-    // From here on: bounds-checked access to the tables, for this module only.
+    // From here on: bounds-checked access to the tables, for this module only. The tables themselves are only where records lie: who reads one sees
+    // it first.
 
     pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.as_slice()
+    }
+
+    /// Whether the bytes may turn out to be unreadable.
+    pub(super) fn is_mapped(&self) -> bool {
+        matches!(self.bytes, Backing::Mapped(_))
+    }
+
+    /// Where it is mapped, for tests that lose parts of it.
+    #[cfg(test)]
+    pub(crate) fn mapping(&self) -> &crate::sys::Mapping {
+        match &self.bytes {
+            Backing::Mapped(map) => map.mapping(),
+            Backing::Owned(_) => unreachable!("the tree is in memory"),
+        }
+    }
+
+    /// Notes that records of a table are read now, so that who asks finds out whether they could be (invariant 6).
+    pub(super) fn see<'a, T: Immutable + IntoBytes>(&'a self, records: &'a [T]) -> &'a [T] {
+        if let Backing::Mapped(map) = &self.bytes {
+            let records = records.as_bytes();
+            // All tables are parts of the mapping; an empty slice may be of anywhere.
+            let start = (records.as_ptr() as usize).saturating_sub(map.as_ptr() as usize);
+            map.note(start..start + records.len());
+        }
+        records
+    }
+
+    /// The same for one record.
+    pub(super) fn see_one<'a, T: Immutable + IntoBytes>(&'a self, record: &'a T) -> &'a T {
+        self.see(std::slice::from_ref(record));
+        record
     }
 
     pub(super) fn header(&self) -> &Header {
@@ -215,8 +271,9 @@ impl Tree {
     pub(super) fn inode_position(&self, ino: Ino) -> Option<u32> {
         let index = self.index_records();
         let bucket = index_bucket(self.header.inodes.get(), ino.get());
-        let (start, end) = (index.get(bucket)?.get(), index.get(bucket + 1)?.get());
-        let records = self.inode_records().get(start as usize..end as usize)?;
+        let [start, end] = *self.see(index.get(bucket..bucket.checked_add(2)?)?) else { return None };
+        let (start, end) = (start.get(), end.get());
+        let records = self.see(self.inode_records().get(start as usize..end as usize)?);
         let found = records.binary_search_by_key(&ino.get(), |record| record.ino.get()).ok()?;
         Some(start + found as u32)
     }
@@ -235,16 +292,22 @@ impl Tree {
 
     /// How many entries of `range` sort before (hash57, name), or up to and with it if `inclusive`.
     fn count_before(&self, range: &Range<usize>, hash57: u64, name: NameRef<'_>, inclusive: bool) -> usize {
-        self.entry_records()[range.clone()].partition_point(|record| {
+        let records = self.entry_records().get(range.clone()).unwrap_or_default();
+        records.partition_point(|record| {
             // Names are looked at only where hashes are equal, which is at most once in practice.
-            let order =
-                record.hash.get().cmp(&hash57).then_with(|| self.name_bytes(record).cmp(name.as_bytes()));
+            let order = self
+                .see_one(record)
+                .hash
+                .get()
+                .cmp(&hash57)
+                .then_with(|| self.name_bytes(record).cmp(name.as_bytes()));
             order.is_lt() || (inclusive && order.is_eq())
         })
     }
 
     fn name_bytes(&self, record: &EntryRecord) -> &[u8] {
-        slice(self.table(&self.layout.names), record.name.get(), record.name_len.into()).unwrap_or_default()
+        let names = self.table(&self.layout.names);
+        self.see(slice(names, record.name.get(), record.name_len.into()).unwrap_or_default())
     }
 
     pub(super) fn name(&self, record: &EntryRecord) -> Option<NameRef<'_>> {
@@ -252,7 +315,7 @@ impl Tree {
     }
 
     pub(super) fn entry(&self, record: &EntryRecord) -> Option<TreeEntry<'_>> {
-        let target = match record.kind {
+        let target = match self.see_one(record).kind {
             KIND_WHITEOUT => Target::Whiteout,
             kind => Target::Node(Ino::new(record.ino.get())?, FileKind::from_u8(kind)?),
         };
@@ -260,7 +323,7 @@ impl Tree {
     }
 
     pub(super) fn target(&self, start: u32, len: u32) -> Option<&[u8]> {
-        slice(self.table(&self.layout.targets), start, len)
+        slice(self.table(&self.layout.targets), start, len).map(|target| self.see(target))
     }
 
     pub(super) fn xattr_records(&self) -> &[XattrRecord] {
@@ -272,17 +335,17 @@ impl Tree {
         if set == NONE {
             return Some(&[]);
         }
-        let set = self.xattr_set_records().get(set as usize)?;
+        let set = self.see_one(self.xattr_set_records().get(set as usize)?);
         slice(self.xattr_records(), set.first.get(), set.count.get())
     }
 
     /// Name and value of an extended attribute.
     pub(super) fn xattr(&self, record: &XattrRecord) -> Option<(&[u8], &[u8])> {
         let heap = self.table(&self.layout.xattr_heap);
-        let name = slice(heap, record.start.get(), record.name_len.get())?;
-        let value =
-            slice(heap, record.start.get().checked_add(record.name_len.get())?, record.value_len.get())?;
-        Some((name, value))
+        let (start, name_len) = (self.see_one(record).start.get(), record.name_len.get());
+        let name = slice(heap, start, name_len)?;
+        let value = slice(heap, start.checked_add(name_len)?, record.value_len.get())?;
+        Some((self.see(name), self.see(value)))
     }
 }
 

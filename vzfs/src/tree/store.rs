@@ -9,10 +9,10 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::sys;
+use crate::sys::MappedFile;
 use crate::types::Digest;
 
-use super::{Tree, TreeError, TreeImage};
+use super::{Tree, TreeError, TreeImage, check_sound, soundly};
 
 /// Unpublished trees begin with this; no digest does.
 const STAGING_PREFIX: &str = ".tmp-";
@@ -60,23 +60,62 @@ impl TreeStore {
     ///
     /// # Errors
     /// [`TreeError::Damaged`], [`TreeError::WrongDigest`] for an image that is not a valid tree or not the
-    /// one it says; nothing is stored then. [`TreeError::Io`].
+    /// one it says; nothing is stored then. [`TreeError::Unreadable`] when the calling thread made it of what could not be
+    /// read. [`TreeError::Io`].
     pub fn put(&self, image: &TreeImage) -> Result<(), TreeError> {
+        check_sound()?;
         let path = self.path(&image.digest);
-        let stored = File::open(&path);
+        let stored = fs::read(&path);
         let flags = if stored.is_ok() { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
-        let intact = stored.and_then(|file| sys::map_file(&file)).is_ok_and(|bytes| *bytes == *image.bytes);
-        if !intact {
-            let staged = self.stage(&image.bytes)?;
-            // What is checked is what will be published, as the kernel gives it back.
-            map(image.digest, &staged.path)?.validate()?;
-            staged.publish(&path, flags)?;
-            // Volumes that show the damaged copy keep it; whoever opens the tree from now on gets the new
-            // one.
-            self.open.lock().remove(&image.digest);
+        if stored.is_ok_and(|bytes| bytes == image.bytes) {
+            // Whoever renamed it may not have come this far.
+            return self.sync_dir();
         }
-        // Also when the file was there: whoever renamed it may not have come this far.
+        self.publish(image, flags)
+    }
+
+    /// Puts a tree in the place of a copy that is lost or damaged, perhaps only on the disk and not in the host's page cache. Durable on return.
+    /// Volumes that show the damaged copy show the sound one from then on.
+    ///
+    /// # Errors
+    /// As for [`TreeStore::put`].
+    pub fn restore(&self, image: &TreeImage) -> Result<(), TreeError> {
+        check_sound()?;
+        self.publish(image, RenameFlags::empty())
+    }
+
+    fn publish(&self, image: &TreeImage, flags: RenameFlags) -> Result<(), TreeError> {
+        let path = self.path(&image.digest);
+        let staged = self.stage(&image.bytes)?;
+        // What is checked is what will be published, as the kernel gives it back.
+        map(image.digest, &staged.path)?.validate()?;
+        let file = File::open(&staged.path).map_err(|error| TreeError::io("open", &staged.path, error))?;
+        staged.publish(&path, flags)?;
+        let mut open = self.open.lock();
+        if let Some(tree) = open.get(&image.digest).and_then(Weak::upgrade)
+            && !tree.show(file)
+        {
+            // Volumes that show the damaged copy keep it; whoever opens the tree from now on gets the new one.
+            open.remove(&image.digest);
+        }
+        drop(open);
         self.sync_dir()
+    }
+
+    /// The bytes of a tree as whoever uses it now has them, if they are sound: its file may be lost.
+    pub fn in_use(&self, digest: &Digest) -> Option<TreeImage> {
+        let tree = self.open.lock().get(digest).and_then(Weak::upgrade)?;
+        let bytes = soundly(|| Ok::<_, TreeError>(tree.see(tree.bytes()).to_vec())).ok()?;
+        let image = TreeImage::from_bytes(bytes);
+        (image.digest == *digest).then_some(image)
+    }
+
+    /// The file of a tree.
+    ///
+    /// # Errors
+    /// [`TreeError::Missing`], [`TreeError::Io`].
+    pub fn file(&self, digest: &Digest) -> Result<File, TreeError> {
+        open_file(*digest, &self.path(digest))
     }
 
     /// The tree with this name. Reads the header only; a tree that is in use already is shared.
@@ -157,13 +196,24 @@ impl TreeStore {
     }
 }
 
-fn map(digest: Digest, path: &Path) -> Result<Tree, TreeError> {
-    let file = File::open(path).map_err(|error| match error.kind() {
+fn open_file(digest: Digest, path: &Path) -> Result<File, TreeError> {
+    File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => TreeError::Missing(digest),
         _ => TreeError::io("open", path, error),
-    })?;
-    let map = sys::map_file(&file).map_err(|error| TreeError::io("map", path, error))?;
-    Tree::from_map(digest, map)
+    })
+}
+
+fn map(digest: Digest, path: &Path) -> Result<Tree, TreeError> {
+    let failed = |error| TreeError::io("map", path, error);
+    let file = open_file(digest, path)?;
+    if file.metadata().map_err(failed)?.len() == 0 {
+        // No mapping is empty, and no tree.
+        return Tree::of_bytes(digest, Vec::new());
+    }
+    let map = MappedFile::map(file, digest.to_hex()).map_err(failed)?;
+    // Until it is known what failed.
+    let _mapping = Arc::clone(map.mapping());
+    soundly(|| Tree::from_map(digest, map))
 }
 
 /// A file under its staging name, removed unless it is published.

@@ -54,12 +54,12 @@ pub struct NodeView<'a> {
 impl<'a> NodeView<'a> {
     /// The view of the record at `index`, if it is sound.
     pub(super) fn new(tree: &'a Tree, index: u32) -> Option<NodeView<'a>> {
-        let record = tree.inode_records().get(index as usize)?;
+        let record = tree.see_one(tree.inode_records().get(index as usize)?);
         let ino = Ino::new(record.ino.get())?;
         let kind = FileKind::from_u8(record.kind)?;
         let content = match kind {
             FileKind::File => {
-                let blob = tree.blob_records().get(record.first.get() as usize)?;
+                let blob = tree.see_one(tree.blob_records().get(record.first.get() as usize)?);
                 ContentRef::Blob {
                     digest: Digest::from_bytes(blob.digest),
                     size: blob.size.get(),
@@ -164,8 +164,8 @@ impl<'a> NodeView<'a> {
     pub fn names(&self) -> impl Iterator<Item = (Ino, NameRef<'a>)> + use<'a> {
         let tree = self.tree;
         self.name_entries().filter_map(move |entry| {
-            let record = tree.entry_records().get(entry as usize)?;
-            let parent = tree.inode_records().get(record.parent.get() as usize)?;
+            let record = tree.see_one(tree.entry_records().get(entry as usize)?);
+            let parent = tree.see_one(tree.inode_records().get(record.parent.get() as usize)?);
             Some((Ino::new(parent.ino.get())?, tree.name(record)?))
         })
     }
@@ -180,7 +180,7 @@ impl<'a> NodeView<'a> {
         let (name, nlink) = (self.record.name.get(), self.record.nlink.get());
         let linked = self.kind != FileKind::Dir && nlink > 1;
         let range = if linked { name as usize..name as usize + nlink as usize } else { 0..0 };
-        let several = self.tree.link_records().get(range).unwrap_or_default();
+        let several = self.tree.see(self.tree.link_records().get(range).unwrap_or_default());
         // The root's "no name" lies past the end of every table, so it needs no case of its own.
         (!linked).then_some(name).into_iter().chain(several.iter().copied().map(U32::get))
     }

@@ -1,4 +1,4 @@
-use crate::types::{FileKind, Ino, NameRef};
+use crate::types::{FileKind, Ino, Name};
 
 use super::NodeView;
 use super::reader::{Target, Tree};
@@ -38,9 +38,11 @@ impl Walk<'_> {
     fn enter(&mut self, dir: &NodeView<'_>) {
         let records = self.tree.entry_records();
         let range = self.tree.record_range(dir.record()).unwrap_or(0..0);
-        let mut names: Vec<(NameRef<'_>, u32)> = range
-            .filter(|position| records[*position].parent.get() == dir.index())
-            .filter_map(|position| Some((self.tree.name(&records[position])?, position as u32)))
+        // Copied: what is sorted must not change meanwhile, as pages of a mapping may.
+        let mut names: Vec<(Name, u32)> = range
+            .filter_map(|position| Some((self.tree.see_one(records.get(position)?), position as u32)))
+            .filter(|(record, _)| record.parent.get() == dir.index())
+            .filter_map(|(record, position)| Some((self.tree.name(record)?.to_name(), position)))
             .collect();
         names.sort_unstable_by(|a, b| b.cmp(a));
         self.open.push((self.path.len(), names.into_iter().map(|(_, position)| position).collect()));

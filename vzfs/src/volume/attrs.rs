@@ -138,16 +138,17 @@ impl Volume {
         ino: Ino,
         change: impl FnOnce(&Volume, &mut InodeRecord, Timestamp) -> Result<()>,
     ) -> Result<Attr> {
-        let _exclusive = self.names.write();
-        let ino = self.joined(ino);
-        let mut batch = self.batch();
-        let mut record = self.pin_to_change(ino, &mut batch)?;
-        let now = self.clock.now();
-        change(self, &mut record, now)?;
-        let host = self.stamp(&mut record, now)?;
-        batch.put_inode(ino, &record);
-        batch.commit_once(None)?;
-        self.record_attr(ino, &record, host)
+        self.exclusive(|| {
+            let ino = self.joined(ino);
+            let mut batch = self.batch();
+            let mut record = self.pin_to_change(ino, &mut batch)?;
+            let now = self.clock.now();
+            change(self, &mut record, now)?;
+            let host = self.stamp(&mut record, now)?;
+            batch.put_inode(ino, &record);
+            batch.commit_once(None)?;
+            self.record_attr(ino, &record, host)
+        })
     }
 
     /// Pins an inode of which attributes are to be changed. The caller holds `names` exclusively.
@@ -159,27 +160,25 @@ impl Volume {
 
     /// Changes extended attributes and what follows from them. What changes nothing moves no ctime, as on ext4.
     fn update_if_changed(&self, ino: Ino, change: impl FnOnce(&mut InodeRecord) -> Result<()>) -> Result<()> {
-        let _exclusive = self.names.write();
-        let ino = self.joined(ino);
-        let mut batch = self.batch();
-        let before = self.pin_to_change(ino, &mut batch)?;
-        let mut record = before.clone();
-        change(&mut record)?;
-        if record == before {
-            return Ok(());
-        }
-        self.stamp(&mut record, self.clock.now())?;
-        batch.put_inode(ino, &record);
-        Ok(batch.commit_once(None)?)
+        self.exclusive(|| {
+            let ino = self.joined(ino);
+            let mut batch = self.batch();
+            let before = self.pin_to_change(ino, &mut batch)?;
+            let mut record = before.clone();
+            change(&mut record)?;
+            if record == before {
+                return Ok(());
+            }
+            self.stamp(&mut record, self.clock.now())?;
+            batch.put_inode(ino, &record);
+            Ok(batch.commit_once(None)?)
+        })
     }
 
     /// Takes away what a change of content must take away: file capabilities, and setuid and setgid unless who changed it keeps them.
     /// Writes nothing if there is nothing.
     pub(super) fn kill_privileges(&self, ino: Ino, rights: &impl Rights) -> Result<()> {
-        let mut record = {
-            let _shared = self.names.read();
-            self.record_of(self.node(ino)?)
-        };
+        let mut record = self.shared(|| Ok(self.record_of(self.node(ino)?)))?;
         if !has_privileges(&record) {
             return Ok(());
         }
@@ -196,20 +195,24 @@ impl Volume {
     /// The value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         check_xattr_name(name)?;
-        let _shared = self.names.read();
-        match self.node(self.joined(ino))? {
-            Node::Base(view) | Node::Retired(view) => view.xattr(name).map(<[u8]>::to_vec),
-            Node::Private(mut record) => record.xattrs.remove(name),
-        }
-        .ok_or(VolumeError::NoData)
+        self.shared(|| {
+            match self.node(self.joined(ino))? {
+                Node::Base(view) | Node::Retired(view) => view.xattr(name).map(<[u8]>::to_vec),
+                Node::Private(mut record) => record.xattrs.remove(name),
+            }
+            .ok_or(VolumeError::NoData)
+        })
     }
 
     /// The names of all extended attributes. Who may not read `trusted` ones must not see them either (xattr(7)).
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        let _shared = self.names.read();
-        Ok(match self.node(self.joined(ino))? {
-            Node::Base(view) | Node::Retired(view) => view.xattrs().map(|(name, _)| name.to_vec()).collect(),
-            Node::Private(record) => record.xattrs.into_keys().collect(),
+        self.shared(|| {
+            Ok(match self.node(self.joined(ino))? {
+                Node::Base(view) | Node::Retired(view) => {
+                    view.xattrs().map(|(name, _)| name.to_vec()).collect()
+                }
+                Node::Private(record) => record.xattrs.into_keys().collect(),
+            })
         })
     }
 

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::tree::{NodeView, Tree};
+use super::{Result, Volume};
+use crate::tree::{NodeView, Tree, soundly, soundly_read};
 use crate::types::{Digest, Ino};
 
 /// Trees are only ever added, so that a reference to one lives as long as the volume.
@@ -54,5 +55,35 @@ impl Bases {
     /// The first earlier base that has an inode.
     pub(super) fn retired_with(&self, ino: Ino) -> Option<Digest> {
         self.trees.iter().find(|(_, tree)| tree.node(ino).is_some()).map(|(_, tree)| tree.digest())
+    }
+}
+
+impl Volume {
+    /// Looks into the tables and the base while nobody changes them, once more if it could not be read. `work` does nothing else.
+    ///
+    /// # Errors
+    /// [`super::VolumeError::Tree`] in place of any result when what it was made of cannot be read, a "not found" too.
+    pub(super) fn shared<T>(&self, mut work: impl FnMut() -> Result<T>) -> Result<T> {
+        soundly_read(|| {
+            let _shared = self.names.read();
+            work()
+        })
+    }
+
+    /// The same for what must not be done twice.
+    pub(super) fn shared_once<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        soundly(|| {
+            let _shared = self.names.read();
+            work()
+        })
+    }
+
+    /// Changes the tables, by what it finds in them and in the base. What was made of something that cannot be read is not written: the database refuses
+    /// it.
+    pub(super) fn exclusive<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        soundly(|| {
+            let _exclusive = self.names.write();
+            work()
+        })
     }
 }

@@ -176,7 +176,7 @@ impl Volume {
                 && (dir != base_dir || dirty.contains(&dir))
             {
                 trail.enter(dir)?;
-                let (now, before) = (self.children(dir)?.into_iter(), self.base_children(base_dir));
+                let (now, before) = (self.children(dir)?.into_iter(), self.base_children(base_dir)?);
                 open.push(Compared { path_len: trail.path().len(), now, before });
             }
             let Some(compared) = open.last_mut() else { return Ok(()) };
@@ -230,44 +230,46 @@ impl Volume {
 
     /// Whether an inode says something else than one of the base, of the same kind. Times of directories do not count.
     fn differs(&self, ino: Ino, base_ino: Ino, attr: &Attr) -> Result<bool> {
-        let _shared = self.names.read();
-        let Node::Private(record) = self.node(ino)? else { return Ok(ino != base_ino) };
-        let view = self
-            .base()
-            .node(base_ino)
-            .ok_or(VolumeError::Damaged { ino: base_ino, why: "the base does not have it" })?;
-        let base = view.attr();
-        let same_xattrs = view.xattrs().map(|(n, v)| (n.to_vec(), v.to_vec())).eq(record.xattrs.clone());
-        let same_content = match (&record.content, view.content()) {
-            (PrivateContent::None, ContentRef::None) => true,
-            (PrivateContent::Symlink(now), ContentRef::Symlink(before)) => now == before,
-            (PrivateContent::Blob { digest, .. }, ContentRef::Blob { digest: before, .. }) => {
-                Digest::from_bytes(*digest) == before
-            }
-            _ => false,
-        };
-        let is_dir = attr.kind == FileKind::Dir;
-        let owner = |attr: &Attr| (attr.perm, attr.uid, attr.gid, attr.rdev);
-        Ok(!same_xattrs
+        self.shared(|| {
+            let Node::Private(record) = self.node(ino)? else { return Ok(ino != base_ino) };
+            let view = self
+                .base()
+                .node(base_ino)
+                .ok_or(VolumeError::Damaged { ino: base_ino, why: "the base does not have it" })?;
+            let base = view.attr();
+            let same_xattrs = view.xattrs().map(|(n, v)| (n.to_vec(), v.to_vec())).eq(record.xattrs.clone());
+            let same_content = match (&record.content, view.content()) {
+                (PrivateContent::None, ContentRef::None) => true,
+                (PrivateContent::Symlink(now), ContentRef::Symlink(before)) => now == before,
+                (PrivateContent::Blob { digest, .. }, ContentRef::Blob { digest: before, .. }) => {
+                    Digest::from_bytes(*digest) == before
+                }
+                _ => false,
+            };
+            let is_dir = attr.kind == FileKind::Dir;
+            let owner = |attr: &Attr| (attr.perm, attr.uid, attr.gid, attr.rdev);
+            Ok(!same_xattrs
             || !same_content
             || owner(attr) != owner(&base)
             || (!is_dir && (attr.mtime != base.mtime || attr.nlink != base.nlink))
             // The name belongs to another group of hard links.
             || (!is_dir && attr.nlink > 1 && ino != base_ino))
+        })
     }
 
     fn tree_meta(&self, ino: Ino) -> Result<TreeMeta> {
         let attr = self.attr(ino)?;
-        let _shared = self.names.read();
-        let xattrs = self.record_of(self.node(ino)?).xattrs;
-        Ok(TreeMeta {
-            kind: attr.kind,
-            perm: attr.perm,
-            uid: attr.uid,
-            gid: attr.gid,
-            rdev: attr.rdev,
-            mtime: attr.mtime,
-            xattrs: xattrs.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        self.shared(|| {
+            let xattrs = self.record_of(self.node(ino)?).xattrs;
+            Ok(TreeMeta {
+                kind: attr.kind,
+                perm: attr.perm,
+                uid: attr.uid,
+                gid: attr.gid,
+                rdev: attr.rdev,
+                mtime: attr.mtime,
+                xattrs: xattrs.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            })
         })
     }
 }
@@ -328,10 +330,7 @@ impl Layer<'_, '_> {
     }
 
     fn content(&self, ino: Ino) -> Result<Content> {
-        let record = {
-            let _shared = self.volume.names.read();
-            self.volume.record_of(self.volume.node(ino)?)
-        };
+        let record = self.volume.shared(|| Ok(self.volume.record_of(self.volume.node(ino)?)))?;
         Ok(match record.content {
             PrivateContent::None | PrivateContent::Joined { .. } => Content::None,
             PrivateContent::Symlink(target) => Content::Symlink(target.into()),
@@ -353,16 +352,17 @@ impl Layer<'_, '_> {
 impl Volume {
     /// The inode at a path (no leading slash; symbolic links are not followed), or `None`.
     pub fn resolve(&self, path: &[u8]) -> Result<Option<Ino>> {
-        let _shared = self.names.read();
-        let mut ino = Ino::ROOT;
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            let Ok(name) = NameRef::new(name) else { return Ok(None) };
-            match self.find(ino, name)? {
-                Some((next, _)) => ino = next,
-                None => return Ok(None),
+        self.shared(|| {
+            let mut ino = Ino::ROOT;
+            for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+                let Ok(name) = NameRef::new(name) else { return Ok(None) };
+                match self.find(ino, name)? {
+                    Some((next, _)) => ino = next,
+                    None => return Ok(None),
+                }
             }
-        }
-        Ok(Some(ino))
+            Ok(Some(ino))
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::data::DataFolder;
 use super::{Result, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
-use crate::tree::{ContentRef, MAX_PATH_BYTES};
+use crate::tree::{ContentRef, MAX_PATH_BYTES, soundly_read};
 use crate::types::{Digest, FileKind, Ino, Name, VeId};
 
 /// What is wrong with a VE's private layer.
@@ -25,27 +25,33 @@ impl Volume {
     /// # Errors
     /// Only those of reading the tables, damaged records among them.
     pub fn check(&self) -> Result<Vec<String>> {
-        let _shared = self.names.read();
-        let Check { mut broken, lost, .. } = self.look()?;
-        broken.extend(lost.iter().map(|ino| format!("{ino} has not the content that its type needs")));
-        Ok(broken)
+        self.shared(|| {
+            let Check { mut broken, lost, .. } = self.look()?;
+            broken.extend(lost.iter().map(|ino| format!("{ino} has not the content that its type needs")));
+            Ok(broken)
+        })
     }
 
     /// The same for whoever doubts a store: programs in the VE wait only when something is broken, and files without their content are told by their paths.
     /// Blobs that are not there are not meant.
     pub fn damage(&self) -> Result<Vec<Damage>> {
         // What changes while this looks may seem broken. Then it looks once more while nothing changes.
-        if self.look().is_ok_and(|check| check.broken.is_empty() && check.lost.is_empty()) {
-            return Ok(Vec::new());
+        let is_sound =
+            soundly_read(|| self.look().map(|check| check.broken.is_empty() && check.lost.is_empty()));
+        match is_sound {
+            Ok(true) => return Ok(Vec::new()),
+            Err(error @ VolumeError::Tree(_)) => return Err(error),
+            _ => {}
         }
-        let _shared = self.names.read();
-        let Check { broken, lost, records, .. } = self.look()?;
-        let mut damage: Vec<_> = broken.into_iter().map(Damage::Record).collect();
-        let is_blob = |ino: &Ino| matches!(records[ino].content, PrivateContent::Blob { .. });
-        let lost: BTreeMap<Ino, ()> =
-            lost.into_iter().filter(|ino| !is_blob(ino)).map(|ino| (ino, ())).collect();
-        damage.extend(self.paths_of(&records, lost)?.into_iter().map(|(path, ())| Damage::Content(path)));
-        Ok(damage)
+        self.shared(|| {
+            let Check { broken, lost, records, .. } = self.look()?;
+            let mut damage: Vec<_> = broken.into_iter().map(Damage::Record).collect();
+            let is_blob = |ino: &Ino| matches!(records[ino].content, PrivateContent::Blob { .. });
+            let lost: BTreeMap<Ino, ()> =
+                lost.into_iter().filter(|ino| !is_blob(ino)).map(|ino| (ino, ())).collect();
+            damage.extend(self.paths_of(&records, lost)?.into_iter().map(|(path, ())| Damage::Content(path)));
+            Ok(damage)
+        })
     }
 
     fn look(&self) -> Result<Check<'_>> {
@@ -73,21 +79,34 @@ impl Volume {
     /// The paths at which the VE shows one of these blobs, with the blob: through the base or through a private record. A file that was removed
     /// and is still open has an empty path.
     pub fn paths_showing(&self, blobs: &HashSet<Digest>) -> Result<Vec<(Vec<u8>, Digest)>> {
-        let _shared = self.names.read();
-        let records: BTreeMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
-        let mut shown: BTreeMap<Ino, Digest> = BTreeMap::new();
-        for (ino, record) in &records {
-            if let PrivateContent::Blob { digest, .. } = record.content {
-                shown.insert(*ino, Digest::from_bytes(digest));
+        self.shared(|| {
+            let records: BTreeMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
+            let mut shown: BTreeMap<Ino, Digest> = BTreeMap::new();
+            for (ino, record) in &records {
+                if let PrivateContent::Blob { digest, .. } = record.content {
+                    shown.insert(*ino, Digest::from_bytes(digest));
+                }
             }
-        }
-        for view in self.base().inodes().filter(|view| !records.contains_key(&view.ino())) {
-            if let ContentRef::Blob { digest, .. } = view.content() {
-                shown.insert(view.ino(), digest);
+            for view in self.base().inodes().filter(|view| !records.contains_key(&view.ino())) {
+                if let ContentRef::Blob { digest, .. } = view.content() {
+                    shown.insert(view.ino(), digest);
+                }
             }
+            shown.retain(|_, digest| blobs.contains(digest));
+            self.paths_of(&records, shown)
+        })
+    }
+
+    /// A path of an inode, without a leading slash, for messages; `None` for what has no name. Looks through all private records.
+    pub fn path(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
+        if ino == Ino::ROOT {
+            return Ok(Some(Vec::new()));
         }
-        shown.retain(|_, digest| blobs.contains(digest));
-        self.paths_of(&records, shown)
+        let mut paths = self.shared(|| {
+            let records = self.meta.all_inodes(self.ve)?.into_iter().collect();
+            self.paths_of(&records, BTreeMap::from([(ino, ())]))
+        })?;
+        Ok(paths.pop().map(|(path, ())| path).filter(|path| !path.is_empty()))
     }
 
     /// The paths of inodes, sorted, each with what is said of the inode; empty for what has no name. `records` are all private ones.

@@ -20,7 +20,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use super::data::{HostStat, copy_content, set_times};
 use super::{COPY_STRIPES, Caller, Node, Result, Rights, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
-use crate::tree::ContentRef;
+use crate::tree::{ContentRef, soundly_read};
 use crate::types::{Attr, Digest, FileKind, Ino};
 
 /// Who moves the bytes of an open file.
@@ -195,40 +195,46 @@ impl Volume {
                 self.copy_up(ino, None)?;
             }
             let _shared = self.names.read();
-            let node = self.node(ino)?;
-            match node.kind() {
-                FileKind::File => {}
-                FileKind::Dir => return Err(VolumeError::IsDir),
-                _ => return Err(VolumeError::Invalid("not a regular file")),
-            }
-            let blob = blob_of(&node).map(|(digest, _)| digest);
-            if write && blob.is_some() {
-                // Somebody put a blob back meanwhile.
-                continue;
-            }
-            if write {
-                self.check_named(&node)?;
-            }
             let mut opens = self.opens.lock();
-            let file = match opens.held_file(ino) {
-                Some(file) => file,
-                None => Arc::new(self.open_content(ino, &node)?),
-            };
-            opens.add(ino, Some(&file), blob.is_some(), sharing);
-            if write {
-                opens.note_written(ino);
+            let found = soundly_read(|| {
+                let node = self.node(ino)?;
+                match node.kind() {
+                    FileKind::File => {}
+                    FileKind::Dir => return Err(VolumeError::IsDir),
+                    _ => return Err(VolumeError::Invalid("not a regular file")),
+                }
+                let blob = blob_of(&node).map(|(digest, _)| digest);
+                if write && blob.is_some() {
+                    return Ok(None);
+                }
+                if write {
+                    self.check_named(&node)?;
+                }
+                Ok(Some((
+                    opens.held_file(ino).map_or_else(|| self.open_content(ino, &node).map(Arc::new), Ok)?,
+                    blob,
+                )))
+            })?;
+            // Otherwise somebody put a blob back meanwhile.
+            if let Some((file, blob)) = found {
+                opens.add(ino, Some(&file), blob.is_some(), sharing);
+                if write {
+                    opens.note_written(ino);
+                }
+                return Ok(OpenFile { blob, file: Some(file) });
             }
-            return Ok(OpenFile { blob, file: Some(file) });
         }
     }
 
     /// Opens a file for reading by the kernel, without opening its backing file, if its content is this blob: the kernel may have that open already.
     pub fn open_on_blob(&self, ino: Ino, blob: Digest) -> Result<Option<OpenFile>> {
         let _shared = self.names.read();
-        if blob_of(&self.node(ino)?).map(|(digest, _)| digest) != Some(blob) {
+        let mut opens = self.opens.lock();
+        let now = soundly_read(|| Ok::<_, VolumeError>(blob_of(&self.node(ino)?).map(|(digest, _)| digest)))?;
+        if now != Some(blob) {
             return Ok(None);
         }
-        self.opens.lock().add(ino, None, true, Sharing::Passthrough);
+        opens.add(ino, None, true, Sharing::Passthrough);
         Ok(Some(OpenFile { blob: Some(blob), file: None }))
     }
 
@@ -255,8 +261,8 @@ impl Volume {
     /// daemon does.
     pub fn adopt(&self, ino: Ino, passthrough: u32, served: u32) -> Result<()> {
         let _shared = self.names.read();
-        let node = self.node(ino)?;
-        let on_blob = if blob_of(&node).is_some() { passthrough } else { 0 };
+        let on_blob = soundly_read(|| Ok::<_, VolumeError>(blob_of(&self.node(ino)?).is_some()))?;
+        let on_blob = if on_blob { passthrough } else { 0 };
         self.opens.lock().adopt(ino, passthrough + served, on_blob);
         Ok(())
     }
@@ -281,8 +287,7 @@ impl Volume {
 
     /// Opens the content of a file for reading, without a handle: for export and commit.
     pub fn open_for_reading(&self, ino: Ino) -> Result<File> {
-        let _shared = self.names.read();
-        self.open_content(ino, &self.node(ino)?)
+        self.shared(|| self.open_content(ino, &self.node(ino)?))
     }
 
     fn open_content(&self, ino: Ino, node: &Node<'_>) -> Result<File> {
@@ -303,14 +308,14 @@ impl Volume {
         // The remainder is below 16, so the conversion cannot lose anything.
         let _one_at_a_time = self.copying[(ino.get() % COPY_STRIPES as u64) as usize].lock();
         loop {
-            let (source, attr) = {
-                let _shared = self.names.read();
+            let source = self.shared(|| {
                 let node = self.node(ino)?;
-                let Some((digest, size)) = blob_of(&node) else { return Ok(false) };
+                let Some((digest, size)) = blob_of(&node) else { return Ok(None) };
                 self.check_named(&node)?;
                 let named_in = (node.nlink() > 0).then(|| self.base().digest());
-                (Source { digest, size, named_in }, self.attr_of(ino, &node)?)
-            };
+                Ok(Some((Source { digest, size, named_in }, self.attr_of(ino, &node)?)))
+            })?;
+            let Some((source, attr)) = source else { return Ok(false) };
             let id = self.new_number()?;
             let copy = self.all_data.make_room(|| self.data.create(id))?;
             let copied = self.blobs.open_blob(&source.digest).map_err(VolumeError::from).and_then(|blob| {
@@ -343,34 +348,35 @@ impl Volume {
     /// [`VolumeError::Stale`] for an orphan that is open on its blob: it has no name that could go to another inode; and for what a rebase
     /// took the names from while it was copied: what is written next would be lost.
     fn install(&self, ino: Ino, source: &Source, id: u64, copy: File, resized: bool) -> Result<Installed> {
-        let _exclusive = self.names.write();
-        let node = self.node(ino)?;
-        if blob_of(&node).map(|(now, _)| now) != Some(source.digest) {
-            return Ok(Installed::No);
-        }
-        if node.nlink() == 0 && source.named_in.is_some_and(|base| base != self.base().digest()) {
-            return Err(VolumeError::Stale);
-        }
-        let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
-        let mut opens = self.opens.lock();
-        if opens.is_on_blob(ino) {
-            drop(opens);
-            if node.nlink() == 0 {
+        self.exclusive(|| {
+            let node = self.node(ino)?;
+            if blob_of(&node).map(|(now, _)| now) != Some(source.digest) {
+                return Ok(Installed::No);
+            }
+            if node.nlink() == 0 && source.named_in.is_some_and(|base| base != self.base().digest()) {
                 return Err(VolumeError::Stale);
             }
-            if resized {
-                return Ok(Installed::Resized);
+            let content = PrivateContent::Data { id, stamp: HostStat::of_file(&copy)?.ctime };
+            let mut opens = self.opens.lock();
+            if opens.is_on_blob(ino) {
+                drop(opens);
+                if node.nlink() == 0 {
+                    return Err(VolumeError::Stale);
+                }
+                if resized {
+                    return Ok(Installed::Resized);
+                }
+                self.relabel(ino, content)?;
+                return Ok(Installed::Relabelled);
             }
-            self.relabel(ino, content)?;
-            return Ok(Installed::Relabelled);
-        }
-        let mut batch = self.batch();
-        let mut record = self.pin(ino, node, &mut batch)?;
-        record.content = content;
-        batch.put_inode(ino, &record);
-        batch.commit()?;
-        opens.replace(ino, copy);
-        Ok(Installed::Here)
+            let mut batch = self.batch();
+            let mut record = self.pin(ino, node, &mut batch)?;
+            record.content = content;
+            batch.put_inode(ino, &record);
+            batch.commit()?;
+            opens.replace(ino, copy);
+            Ok(Installed::Here)
+        })
     }
 
     /// Moves all names of an inode to a new one with the given content. The old inode becomes an orphan that its handles keep.
@@ -436,21 +442,21 @@ impl Volume {
 
     /// The file under an inode now, whether or not it is open.
     fn current_file(&self, ino: Ino) -> Result<Arc<File>> {
-        let _shared = self.names.read();
-        if let Some(file) = self.opens.lock().held_file(ino) {
-            return Ok(file);
-        }
-        Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
+        self.shared(|| {
+            if let Some(file) = self.opens.lock().held_file(ino) {
+                return Ok(file);
+            }
+            Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
+        })
     }
 
     /// Sets a file's size; mtime and ctime move in any case.
     pub(super) fn truncate(&self, ino: Ino, size: u64, rights: &impl Rights) -> Result<()> {
-        let (attr, on_blob) = {
-            let _shared = self.names.read();
+        let (attr, on_blob) = self.shared(|| {
             let node = self.node(ino)?;
             self.check_named_or_open(ino, &node)?;
-            (self.attr_of(ino, &node)?, blob_of(&node).is_some())
-        };
+            Ok((self.attr_of(ino, &node)?, blob_of(&node).is_some()))
+        })?;
         match attr.kind {
             FileKind::File => {}
             FileKind::Dir => return Err(VolumeError::IsDir),
@@ -556,10 +562,12 @@ impl Volume {
 
     /// fsync(2): the content, the name and the attributes of a file are durable afterwards.
     pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<()> {
-        let data = {
-            let _shared = self.names.read();
-            matches!(self.node(ino)?, Node::Private(InodeRecord { content: PrivateContent::Data { .. }, .. }))
-        };
+        let data = self.shared(|| {
+            Ok(matches!(
+                self.node(ino)?,
+                Node::Private(InodeRecord { content: PrivateContent::Data { .. }, .. })
+            ))
+        })?;
         if data {
             let file = self.current_file(ino)?;
             let synced = if data_only { file.sync_data() } else { file.sync_all() };

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::blobs::BlobError;
 use crate::meta::MetaError;
+use crate::tree::TreeError;
 use crate::types::Ino;
 
 /// Each variant is one POSIX error or a failure of the store below; `fuse` has the mapping to errno.
@@ -78,6 +79,9 @@ pub enum VolumeError {
     /// The database failed.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// The base cannot be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// The blob store failed.
     #[error(transparent)]
     Blob(#[from] BlobError),

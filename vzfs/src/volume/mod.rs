@@ -26,6 +26,9 @@
 //! Each operation is one atomic batch. A data file is made before the record that names it, and what a copy-up copied is durable before it: a crash in
 //! between leaks a host file. A file is removed when the batch that took its record away is durable ([`PrivateData`]).
 //!
+//! What the base does not give, because its disk fails, is never taken for an answer: each operation looks into the base through
+//! [`Volume::shared`] or [`Volume::exclusive`] and fails otherwise.
+//!
 //! # The host's filesystem
 //! When the power fails, the database's log is found as it was at some moment not before the last sync. What was done to the host's filesystem before
 //! a record was written must then be there too: its names and sizes must come back in the order in which they were changed. So it is on
@@ -262,40 +265,42 @@ impl Volume {
 
     /// What `stat` tells of an inode, also of one without names that was not forgotten yet.
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
-        let _shared = self.names.read();
-        let ino = self.joined(ino);
-        self.attr_of(ino, &self.node(ino)?)
+        self.shared(|| {
+            let ino = self.joined(ino);
+            self.attr_of(ino, &self.node(ino)?)
+        })
     }
 
     /// The inode of a name, and its attributes.
     pub fn lookup(&self, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
-        let _shared = self.names.read();
-        let dir = self.joined(dir);
-        // A removed directory shows nothing, whatever a later base has in it.
-        if self.dir_node(dir)?.nlink() == 0 {
-            return Err(VolumeError::NotFound);
-        }
-        let (ino, _) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
-        self.attr_of(ino, &self.node(ino)?)
+        self.shared(|| {
+            let dir = self.joined(dir);
+            // A removed directory shows nothing, whatever a later base has in it.
+            if self.dir_node(dir)?.nlink() == 0 {
+                return Err(VolumeError::NotFound);
+            }
+            let (ino, _) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+            self.attr_of(ino, &self.node(ino)?)
+        })
     }
 
     /// The inode of a name if it has other names too; `None` also for directories, an overlayfs's whiteouts (all of them are links of one device
     /// 0:0) and names that are not there. Asks the tables only, not the host's filesystem: it is called at each removal of a name.
     pub fn linked_file(&self, dir: Ino, name: NameRef<'_>) -> Result<Option<Ino>> {
-        let _shared = self.names.read();
-        let Some((ino, kind)) = self.find(self.joined(dir), name)? else { return Ok(None) };
-        if kind == FileKind::Dir {
-            return Ok(None);
-        }
-        let node = self.node(ino)?;
-        let is_whiteout = kind == FileKind::Char && node.rdev() == 0;
-        Ok((node.nlink() > 1 && !is_whiteout).then_some(ino))
+        self.shared(|| {
+            let Some((ino, kind)) = self.find(self.joined(dir), name)? else { return Ok(None) };
+            if kind == FileKind::Dir {
+                return Ok(None);
+            }
+            let node = self.node(ino)?;
+            let is_whiteout = kind == FileKind::Char && node.rdev() == 0;
+            Ok((node.nlink() > 1 && !is_whiteout).then_some(ino))
+        })
     }
 
     /// The directory that a directory is in; the root's is itself.
     pub fn parent(&self, dir: Ino) -> Result<Ino> {
-        let _shared = self.names.read();
-        self.parent_of(self.joined(dir))
+        self.shared(|| self.parent_of(self.joined(dir)))
     }
 
     /// As [`Volume::parent`]; the caller holds `names`.
@@ -310,15 +315,14 @@ impl Volume {
 
     /// The target of a symbolic link.
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
-        let _shared = self.names.read();
-        match self.node(ino)? {
+        self.shared(|| match self.node(ino)? {
             Node::Private(InodeRecord { content: PrivateContent::Symlink(target), .. }) => Ok(target),
             Node::Base(view) | Node::Retired(view) => match view.content() {
                 ContentRef::Symlink(target) => Ok(target.to_vec()),
                 _ => Err(VolumeError::Invalid("not a symbolic link")),
             },
             Node::Private(_) => Err(VolumeError::Invalid("not a symbolic link")),
-        }
+        })
     }
 
     /// Makes every change so far durable, names and attributes included; content only of files that were synced themselves.

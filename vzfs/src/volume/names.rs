@@ -113,100 +113,104 @@ impl Volume {
         caller: Caller,
         Content { content, host, open }: Content,
     ) -> Result<(Attr, Option<OpenFile>)> {
-        let _exclusive = self.names.write();
-        let dir = self.joined(dir);
-        let mut batch = self.batch();
-        let mut parent = self.live_dir(dir, &mut batch)?;
-        if self.find(dir, name)?.is_some() {
-            // A program that has not asked for a new file opens this one when the kernel has looked again.
-            return Err(if self.unsettled.is_now() { VolumeError::Stale } else { VolumeError::Exists });
-        }
-        let now = self.clock.now();
-        // A data file has its times from the host.
-        let born = if let PrivateContent::Data { stamp, .. } = &content { *stamp } else { now };
-        let record = new_record(&parent, dir, new, caller, content, born);
-        if new.kind == FileKind::Dir {
-            parent.nlink = parent.nlink.checked_add(1).ok_or(VolumeError::TooManyLinks)?;
-        }
-        touch(&mut parent, now);
-        batch.put_inode(dir, &parent);
-        batch.put_inode(ino, &record);
-        batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
-        batch.commit_once(Some(ino))?;
-        let open = open.map(|(file, sharing)| self.opens.lock().open_new(ino, file, sharing));
-        Ok((self.record_attr(ino, &record, host)?, open))
+        self.exclusive(|| {
+            let dir = self.joined(dir);
+            let mut batch = self.batch();
+            let mut parent = self.live_dir(dir, &mut batch)?;
+            if self.find(dir, name)?.is_some() {
+                // A program that has not asked for a new file opens this one when the kernel has looked again.
+                return Err(if self.unsettled.is_now() { VolumeError::Stale } else { VolumeError::Exists });
+            }
+            let now = self.clock.now();
+            // A data file has its times from the host.
+            let born = if let PrivateContent::Data { stamp, .. } = &content { *stamp } else { now };
+            let record = new_record(&parent, dir, new, caller, content, born);
+            if new.kind == FileKind::Dir {
+                parent.nlink = parent.nlink.checked_add(1).ok_or(VolumeError::TooManyLinks)?;
+            }
+            touch(&mut parent, now);
+            batch.put_inode(dir, &parent);
+            batch.put_inode(ino, &record);
+            batch.put_entry(dir, name, EntryRecord::Node(ino, new.kind));
+            batch.commit_once(Some(ino))?;
+            let open = open.map(|(file, sharing)| self.opens.lock().open_new(ino, file, sharing));
+            Ok((self.record_attr(ino, &record, host)?, open))
+        })
     }
 
     /// Gives an inode another name. Not for directories.
     pub fn link(&self, ino: Ino, dir: Ino, name: NameRef<'_>) -> Result<Attr> {
-        let _exclusive = self.names.write();
-        let dir = self.joined(dir);
-        let mut batch = self.batch();
-        let node = self.node(ino)?;
-        if node.kind() == FileKind::Dir {
-            return Err(VolumeError::NotPermitted("a directory has one name"));
-        }
-        self.check_named(&node)?;
-        if node.nlink() == 0 {
-            return Err(VolumeError::NotFound);
-        }
-        let mut parent = self.live_dir(dir, &mut batch)?;
-        if self.find(dir, name)?.is_some() {
-            return Err(VolumeError::Exists);
-        }
-        if node.nlink() >= MAX_LINKS {
-            return Err(VolumeError::TooManyLinks);
-        }
-        let mut record = self.pin(ino, node, &mut batch)?;
-        let now = self.clock.now();
-        record.nlink += 1;
-        let host = self.stamp(&mut record, now)?;
-        touch(&mut parent, now);
-        batch.put_inode(dir, &parent);
-        batch.put_inode(ino, &record);
-        batch.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
-        batch.commit_once(Some(ino))?;
-        self.record_attr(ino, &record, host)
+        self.exclusive(|| {
+            let dir = self.joined(dir);
+            let mut batch = self.batch();
+            let node = self.node(ino)?;
+            if node.kind() == FileKind::Dir {
+                return Err(VolumeError::NotPermitted("a directory has one name"));
+            }
+            self.check_named(&node)?;
+            if node.nlink() == 0 {
+                return Err(VolumeError::NotFound);
+            }
+            let mut parent = self.live_dir(dir, &mut batch)?;
+            if self.find(dir, name)?.is_some() {
+                return Err(VolumeError::Exists);
+            }
+            if node.nlink() >= MAX_LINKS {
+                return Err(VolumeError::TooManyLinks);
+            }
+            let mut record = self.pin(ino, node, &mut batch)?;
+            let now = self.clock.now();
+            record.nlink += 1;
+            let host = self.stamp(&mut record, now)?;
+            touch(&mut parent, now);
+            batch.put_inode(dir, &parent);
+            batch.put_inode(ino, &record);
+            batch.put_entry(dir, name, EntryRecord::Node(ino, record.kind));
+            batch.commit_once(Some(ino))?;
+            self.record_attr(ino, &record, host)
+        })
     }
 
     /// Removes a name that is no directory. The inode lives on while it has other names or is open.
     pub fn unlink(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
-        let _exclusive = self.names.write();
-        let dir = self.joined(dir);
-        let mut batch = self.batch();
-        let mut parent = self.live_dir(dir, &mut batch)?;
-        let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
-        if kind == FileKind::Dir {
-            return Err(VolumeError::IsDir);
-        }
-        let now = self.clock.now();
-        self.drop_name(ino, now, &mut batch)?;
-        self.hide(dir, name, &mut batch);
-        touch(&mut parent, now);
-        batch.put_inode(dir, &parent);
-        Ok(batch.commit_once(None)?)
+        self.exclusive(|| {
+            let dir = self.joined(dir);
+            let mut batch = self.batch();
+            let mut parent = self.live_dir(dir, &mut batch)?;
+            let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+            if kind == FileKind::Dir {
+                return Err(VolumeError::IsDir);
+            }
+            let now = self.clock.now();
+            self.drop_name(ino, now, &mut batch)?;
+            self.hide(dir, name, &mut batch);
+            touch(&mut parent, now);
+            batch.put_inode(dir, &parent);
+            Ok(batch.commit_once(None)?)
+        })
     }
 
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: Ino, name: NameRef<'_>) -> Result<()> {
-        let _exclusive = self.names.write();
-        let dir = self.joined(dir);
-        let mut batch = self.batch();
-        let mut parent = self.live_dir(dir, &mut batch)?;
-        let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
-        if kind != FileKind::Dir {
-            return Err(VolumeError::NotDir);
-        }
-        if !self.is_empty(ino)? {
-            return Err(VolumeError::NotEmpty);
-        }
-        let now = self.clock.now();
-        self.drop_name(ino, now, &mut batch)?;
-        self.hide(dir, name, &mut batch);
-        parent.nlink = parent.nlink.saturating_sub(1);
-        touch(&mut parent, now);
-        batch.put_inode(dir, &parent);
-        Ok(batch.commit_once(None)?)
+        self.exclusive(|| {
+            let dir = self.joined(dir);
+            let mut batch = self.batch();
+            let mut parent = self.live_dir(dir, &mut batch)?;
+            let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+            if kind != FileKind::Dir {
+                return Err(VolumeError::NotDir);
+            }
+            if !self.is_empty(ino)? {
+                return Err(VolumeError::NotEmpty);
+            }
+            let now = self.clock.now();
+            self.drop_name(ino, now, &mut batch)?;
+            self.hide(dir, name, &mut batch);
+            parent.nlink = parent.nlink.saturating_sub(1);
+            touch(&mut parent, now);
+            batch.put_inode(dir, &parent);
+            Ok(batch.commit_once(None)?)
+        })
     }
 
     /// Moves a name, in one of the forms of rename(2).
@@ -218,64 +222,65 @@ impl Volume {
         new_name: NameRef<'_>,
         mode: RenameMode,
     ) -> Result<()> {
-        let _exclusive = self.names.write();
-        let (dir, new_dir) = (self.joined(dir), self.joined(new_dir));
-        let mut batch = self.batch();
-        let mut parents = Parents::load(self, dir, new_dir, &mut batch)?;
-        let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
-        let target = self.find(new_dir, new_name)?;
-        match (mode, target) {
-            (RenameMode::NoReplace, Some(_)) => return Err(VolumeError::Exists),
-            (RenameMode::Exchange, None) => return Err(VolumeError::NotFound),
-            // Two names of one inode: nothing happens, says POSIX.
-            (_, Some((other, _))) if other == ino => return Ok(()),
-            _ => {}
-        }
-        if kind == FileKind::Dir && self.is_within(new_dir, ino)? {
-            return Err(VolumeError::Invalid("a directory cannot move into itself"));
-        }
-        let now = self.clock.now();
-        if mode == RenameMode::Exchange {
-            let (other, other_kind) = target.ok_or(VolumeError::NotFound)?;
-            if other_kind == FileKind::Dir && self.is_within(dir, other)? {
+        self.exclusive(|| {
+            let (dir, new_dir) = (self.joined(dir), self.joined(new_dir));
+            let mut batch = self.batch();
+            let mut parents = Parents::load(self, dir, new_dir, &mut batch)?;
+            let (ino, kind) = self.find(dir, name)?.ok_or(VolumeError::NotFound)?;
+            let target = self.find(new_dir, new_name)?;
+            match (mode, target) {
+                (RenameMode::NoReplace, Some(_)) => return Err(VolumeError::Exists),
+                (RenameMode::Exchange, None) => return Err(VolumeError::NotFound),
+                // Two names of one inode: nothing happens, says POSIX.
+                (_, Some((other, _))) if other == ino => return Ok(()),
+                _ => {}
+            }
+            if kind == FileKind::Dir && self.is_within(new_dir, ino)? {
                 return Err(VolumeError::Invalid("a directory cannot move into itself"));
             }
-            self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
-            self.put_moved(other, dir, name, now, &mut batch)?;
-            // Pinning the second wrote all its old names, the one that the first now has too.
-            batch.put_entry(new_dir, new_name, EntryRecord::Node(ino, kind));
-            parents.moved_dir(kind, other_kind);
-        } else {
-            if let Some((other, other_kind)) = target {
-                match (kind, other_kind) {
-                    (FileKind::Dir, FileKind::Dir) if !self.is_empty(other)? => {
-                        return Err(VolumeError::NotEmpty);
-                    }
-                    (FileKind::Dir, FileKind::Dir) => parents.lose_dir(),
-                    (FileKind::Dir, _) => return Err(VolumeError::NotDir),
-                    (_, FileKind::Dir) => return Err(VolumeError::IsDir),
-                    _ => {}
+            let now = self.clock.now();
+            if mode == RenameMode::Exchange {
+                let (other, other_kind) = target.ok_or(VolumeError::NotFound)?;
+                if other_kind == FileKind::Dir && self.is_within(dir, other)? {
+                    return Err(VolumeError::Invalid("a directory cannot move into itself"));
                 }
-                self.drop_name(other, now, &mut batch)?;
-            }
-            // Pinning writes all names of the moved inode, the old one too: it must be hidden after that.
-            self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
-            if let RenameMode::Whiteout(caller) = mode {
-                let device = new_record(&parents.from.1, dir, DEVICE, caller, PrivateContent::None, now);
-                self.leave_device(dir, name, &device, &mut batch)?;
+                self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
+                self.put_moved(other, dir, name, now, &mut batch)?;
+                // Pinning the second wrote all its old names, the one that the first now has too.
+                batch.put_entry(new_dir, new_name, EntryRecord::Node(ino, kind));
+                parents.moved_dir(kind, other_kind);
             } else {
-                self.hide(dir, name, &mut batch);
+                if let Some((other, other_kind)) = target {
+                    match (kind, other_kind) {
+                        (FileKind::Dir, FileKind::Dir) if !self.is_empty(other)? => {
+                            return Err(VolumeError::NotEmpty);
+                        }
+                        (FileKind::Dir, FileKind::Dir) => parents.lose_dir(),
+                        (FileKind::Dir, _) => return Err(VolumeError::NotDir),
+                        (_, FileKind::Dir) => return Err(VolumeError::IsDir),
+                        _ => {}
+                    }
+                    self.drop_name(other, now, &mut batch)?;
+                }
+                // Pinning writes all names of the moved inode, the old one too: it must be hidden after that.
+                self.put_moved(ino, new_dir, new_name, now, &mut batch)?;
+                if let RenameMode::Whiteout(caller) = mode {
+                    let device = new_record(&parents.from.1, dir, DEVICE, caller, PrivateContent::None, now);
+                    self.leave_device(dir, name, &device, &mut batch)?;
+                } else {
+                    self.hide(dir, name, &mut batch);
+                }
+                parents.moved_dir(kind, FileKind::File);
             }
-            parents.moved_dir(kind, FileKind::File);
-        }
-        parents.store(now, &mut batch);
-        batch.commit_once(None)?;
-        if self.unsettled.is_now() {
-            // The kernel goes on with the inodes that it believes to have had these names.
-            let moved = [(dir, name.to_name()), (new_dir, new_name.to_name())];
-            self.relabelled.lock().names.extend(moved);
-        }
-        Ok(())
+            parents.store(now, &mut batch);
+            batch.commit_once(None)?;
+            if self.unsettled.is_now() {
+                // The kernel goes on with the inodes that it believes to have had these names.
+                let moved = [(dir, name.to_name()), (new_dir, new_name.to_name())];
+                self.relabelled.lock().names.extend(moved);
+            }
+            Ok(())
+        })
     }
 
     /// Gives a moved inode its new name, and a moved directory its new parent.

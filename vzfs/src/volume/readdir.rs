@@ -35,34 +35,35 @@ impl Volume {
     ///
     /// A directory that was removed while open has no entries, not even the dots.
     pub fn read_dir(&self, dir: Ino, cookie: u64, mut emit: impl FnMut(DirEntry<'_>) -> bool) -> Result<()> {
-        let _shared = self.names.read();
-        let dir = self.joined(dir);
-        let parent = self.parent_of(dir)?;
-        if self.dir_node(dir)?.nlink() == 0 {
-            return Ok(());
-        }
-        let dots = [(COOKIE_DOT, &b"."[..], dir), (COOKIE_DOT_DOT, b"..", parent)];
-        for (position, name, ino) in dots {
-            if cookie < position && !emit(DirEntry { name, ino, kind: FileKind::Dir, cookie: position }) {
+        self.shared_once(|| {
+            let dir = self.joined(dir);
+            let parent = self.parent_of(dir)?;
+            if self.dir_node(dir)?.nlink() == 0 {
                 return Ok(());
             }
-        }
-        let start = cookie >> RANK_BITS;
-        let mut group = (0, 0);
-        for row in self.merged(dir, start)? {
-            let row = row?;
-            group = if row.hash57 == group.0 { (row.hash57, group.1 + 1) } else { (row.hash57, 0) };
-            let position = row.hash57 << RANK_BITS | group.1;
-            if position <= cookie {
-                continue;
+            let dots = [(COOKIE_DOT, &b"."[..], dir), (COOKIE_DOT_DOT, b"..", parent)];
+            for (position, name, ino) in dots {
+                if cookie < position && !emit(DirEntry { name, ino, kind: FileKind::Dir, cookie: position }) {
+                    return Ok(());
+                }
             }
-            let entry =
-                DirEntry { name: row.name.as_bytes(), ino: row.ino, kind: row.kind, cookie: position };
-            if !emit(entry) {
-                return Ok(());
+            let start = cookie >> RANK_BITS;
+            let mut group = (0, 0);
+            for row in self.merged(dir, start)? {
+                let row = row?;
+                group = if row.hash57 == group.0 { (row.hash57, group.1 + 1) } else { (row.hash57, 0) };
+                let position = row.hash57 << RANK_BITS | group.1;
+                if position <= cookie {
+                    continue;
+                }
+                let entry =
+                    DirEntry { name: row.name.as_bytes(), ino: row.ino, kind: row.kind, cookie: position };
+                if !emit(entry) {
+                    return Ok(());
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Whether a directory has no entries. The caller holds `names`.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{Result, Volume};
 use crate::meta::{InodeRecord, PrivateContent};
-use crate::tree::Target;
+use crate::tree::{Target, soundly_read};
 use crate::types::{Digest, FileKind, Ino};
 
 /// What a VE's private layer holds, and what the VE shows.
@@ -86,7 +86,7 @@ impl Volume {
         let changes = self.account.changes.load(Ordering::Acquire);
         let mut current = match found.take().filter(|found| found.changes == changes) {
             Some(current) => current,
-            None => self.scan(changes)?,
+            None => soundly_read(|| self.scan(changes))?,
         };
         for ino in closed {
             let Some(file) = current.files.get(&ino) else { continue };
@@ -110,7 +110,7 @@ impl Volume {
     #[cfg(test)]
     pub(super) fn usage_anew(&self) -> Usage {
         let _shared = self.names.read();
-        self.scan(0).expect("readable").holdings.usage
+        soundly_read(|| self.scan(0)).expect("readable").holdings.usage
     }
 
     /// Brings the sums up to what the host says of a data file.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet, btree_map};
 
 use super::{Result, Visitor, Volume, VolumeError};
-use crate::tree::{MAX_PATH_BYTES, Target};
+use crate::tree::{MAX_PATH_BYTES, Target, soundly_read};
 use crate::types::{Attr, FileKind, Ino, Name};
 
 /// Names of a directory with inodes and types, ordered by name.
@@ -93,31 +93,32 @@ impl Volume {
         trail: &mut Trail,
         visit: &mut Visitor<'_, VolumeError>,
     ) -> Result<()> {
-        let mut open = vec![(trail.path().len(), self.base_children(dir).into_iter())];
+        let mut open = vec![(trail.path().len(), self.base_children(dir)?.into_iter())];
         while let Some((ino, kind)) = next(&mut open, trail)? {
             visit(trail.path(), ino, &self.base_attr(ino)?)?;
             if kind == FileKind::Dir {
-                open.push((trail.path().len(), self.base_children(ino).into_iter()));
+                open.push((trail.path().len(), self.base_children(ino)?.into_iter()));
             }
         }
         Ok(())
     }
 
     pub(super) fn base_attr(&self, ino: Ino) -> Result<Attr> {
-        let view = self.base().node(ino);
-        view.map(|view| view.attr()).ok_or(VolumeError::Damaged { ino, why: "the base does not have it" })
+        let attr = || self.base().node(ino).map(|view| view.attr());
+        soundly_read(|| attr().ok_or(VolumeError::Damaged { ino, why: "the base does not have it" }))
     }
 
     pub(super) fn children(&self, dir: Ino) -> Result<Children> {
-        let _shared = self.names.read();
-        self.merged(dir, 0)?.map(|row| row.map(|row| (row.name, (row.ino, row.kind)))).collect()
+        self.shared(|| {
+            self.merged(dir, 0)?.map(|row| row.map(|row| (row.name, (row.ino, row.kind)))).collect()
+        })
     }
 
-    pub(super) fn base_children(&self, dir: Ino) -> Children {
+    pub(super) fn base_children(&self, dir: Ino) -> Result<Children> {
         let node = |entry: crate::tree::TreeEntry<'_>| match entry.target {
             Target::Node(ino, kind) => Some((entry.name.to_name(), (ino, kind))),
             Target::Whiteout => None,
         };
-        self.base().entries(dir, None).filter_map(node).collect()
+        soundly_read(|| Ok(self.base().entries(dir, None).filter_map(node).collect()))
     }
 }

@@ -27,7 +27,7 @@ use super::slot::{Live, Slot};
 use super::{Store, StoreError};
 use crate::api::{OnConflict, RebaseReport, StackItem};
 use crate::meta::{Changes, Table};
-use crate::tree::Delta;
+use crate::tree::{Delta, soundly};
 use crate::types::{Digest, TemplateRef, VeName};
 use crate::volume::{Hidden, Rebased, Volume, VolumeError};
 
@@ -135,7 +135,7 @@ impl Store {
                 on_conflict: how.on_conflict,
                 dry_run: how.dry_run,
             };
-            let mut resolved = match resolve(&sides, &preview.hidden) {
+            let mut resolved = match soundly(|| resolve(&sides, &preview.hidden)) {
                 Err(StoreError::Volume { source, .. }) if matches!(*source, VolumeError::Changed) => continue,
                 resolved => resolved?,
             };
@@ -231,7 +231,7 @@ impl Store {
     fn prepare(&self, old: &Digest, new: &Digest) -> Result<Arc<Prepared>, StoreError> {
         self.deltas.get(old, new, || {
             let delta = Delta::between(&self.trees.open(old)?, &self.trees.open(new)?)?;
-            Prepared::new(delta, &self.blobs)
+            soundly(|| Prepared::new(delta, &self.blobs))
         })
     }
 }

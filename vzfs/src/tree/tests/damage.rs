@@ -17,7 +17,7 @@ pub(super) fn survive(bytes: Vec<u8>) {
 }
 
 /// Calls everything that reads, with numbers and names that are there and that are not.
-fn read_everything(tree: &Tree) {
+pub(super) fn read_everything(tree: &Tree) {
     let strange = [name("a"), name("zzz")];
     let inos: Vec<Ino> =
         tree.inodes().map(|node| node.ino()).chain([Ino::ROOT]).chain(Ino::new(Ino::END - 1)).collect();

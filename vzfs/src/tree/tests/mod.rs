@@ -2,9 +2,11 @@
 
 mod damage;
 mod random;
+mod unreadable;
 
 use std::collections::BTreeMap;
 
+use crate::sys::Mended;
 use crate::types::{Digest, FileKind, Ino, NameRef, Timestamp};
 
 use super::*;

@@ -121,8 +121,7 @@ impl Volume {
         let found = self.concerned(delta)?;
         let ahead = Ahead::of_others();
         let began = Instant::now();
-        let mut judged = {
-            let _exclusive = self.names.write();
+        let mut judged = self.exclusive(|| {
             self.check_base(delta)?;
             let judged = Judge::new(self, delta).judge(found, watch.take(), edits)?;
             let mut batch = self.batch();
@@ -134,8 +133,8 @@ impl Volume {
                 self.joined.add(*own, *base);
             }
             self.unsettled.begin();
-            judged
-        };
+            Ok(judged)
+        })?;
         judged.rebased.pause = began.elapsed();
         drop(ahead);
         Ok(judged.tell())
@@ -144,9 +143,10 @@ impl Volume {
     /// What [`Volume::rebase`] without edits would do now.
     pub fn preview(&self, delta: &Delta) -> Result<Rebased> {
         let found = self.concerned(delta)?;
-        let _shared = self.names.read();
-        self.check_base(delta)?;
-        Ok(Judge::new(self, delta).judge(found, Written::default(), &[])?.tell())
+        self.shared_once(|| {
+            self.check_base(delta)?;
+            Ok(Judge::new(self, delta).judge(found, Written::default(), &[])?.tell())
+        })
     }
 
     /// What the kernel may not know of a rebase along `delta` that the last daemon did, all of it that is possible. From now on the volume is as after
@@ -184,14 +184,15 @@ impl Volume {
 
     /// Which of its earlier bases are still needed for these inodes, all that the kernel knows.
     pub fn bases_needed(&self, known: impl Iterator<Item = Ino>) -> Result<Vec<Digest>> {
-        let _shared = self.names.read();
-        let mut needed = BTreeSet::new();
-        for ino in known {
-            if self.meta.inode(self.ve, ino)?.is_none() && self.base().node(ino).is_none() {
-                needed.extend(self.bases.retired_with(ino));
+        self.shared_once(|| {
+            let mut needed = BTreeSet::new();
+            for ino in known {
+                if self.meta.inode(self.ve, ino)?.is_none() && self.base().node(ino).is_none() {
+                    needed.extend(self.bases.retired_with(ino));
+                }
             }
-        }
-        Ok(needed.into_iter().collect())
+            Ok(needed.into_iter().collect())
+        })
     }
 
     fn check_base(&self, delta: &Delta) -> Result<()> {

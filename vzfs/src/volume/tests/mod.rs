@@ -19,6 +19,7 @@ mod model;
 mod names;
 mod rebase;
 mod rights;
+mod unreadable;
 
 /// One database and blob store for many volumes.
 struct Store {
