@@ -174,13 +174,16 @@ async fn serve(
     let for_mounts = Arc::clone(store);
     let mounts = tokio::task::spawn_blocking(move || for_mounts.mount_wanted());
     let mut by_order = ending.clone();
+    let for_signals = link.clone();
     let signals = async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
             _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
             _ = by_order.wait_for(Option::is_some) => return,
         }
-        end.send_replace(Some(Ending::Close));
+        // A service manager may end what a dead supervisor has left in this way; the mounts are not meant.
+        let outlived = for_signals.is_some_and(|link| link.is_outlived());
+        end.send_replace(Some(if outlived { Ending::Leave } else { Ending::Close }));
     };
     let wait_for_end = |mut ending: watch::Receiver<Option<Ending>>| async move {
         let _ = ending.wait_for(Option::is_some).await;

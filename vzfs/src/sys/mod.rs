@@ -3,6 +3,7 @@
 
 mod fuse_device;
 mod ids;
+mod inherited;
 mod shared;
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::path::Path;
 
 pub use fuse_device::{close_backing, replace_descriptor};
 pub use ids::{map_mount_ids, user_namespace};
+pub use inherited::inherited_descriptors;
 pub use shared::SharedWords;
 
 /// A detached bind mount of the folder `dir` that is read-only, as an `O_PATH`-like descriptor.
