@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::error::Refusal;
 use super::{Config, DaemonError, process};
 use crate::api::{ApiError, DaemonStatus, ErrorCode};
+use crate::sandbox::{self, Role};
 use crate::store::Store;
 use crate::supervisor::{Channel, Link, Orders, Program, Report, ServiceManager};
 use crate::types::Timestamp;
@@ -51,6 +52,9 @@ pub fn supervise(config: &Config, ready: impl FnOnce()) -> Result<(), DaemonErro
     process::raise_limits();
     let manager = ServiceManager::find(|name| std::env::var_os(name), &config.store);
     let manager = manager.map_err(DaemonError::io("reach the service manager at $NOTIFY_SOCKET"))?;
+    if config.sandbox {
+        sandbox::enter(Role::Supervisor);
+    }
     crate::supervisor::supervise(&program, manager, ready)
         .map_err(|error| DaemonError::Background(error.to_string()))
 }

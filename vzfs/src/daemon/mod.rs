@@ -31,13 +31,14 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-pub use config::{Args, Config, Dedup, Every, LogFormat, PassthroughChoice, Scrub};
+pub use config::{Args, Config, Dedup, Every, LogFormat, PassthroughChoice, SandboxChoice, Scrub};
 pub use handover::{link, probe, supervise};
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;
 
 use crate::meta::MetaError;
+use crate::sandbox::{self, Role};
 use crate::store::{Store, StoreError};
 use crate::supervisor::Link;
 use crate::update::{CommandRunner, UpdateError, Updates};
@@ -115,7 +116,10 @@ impl DaemonError {
 /// are made or taken over.
 pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> Result<(), DaemonError> {
     process::set_up()?;
-    let mounter = FuseMounter::new(config.passthrough, config.threads, link.clone());
+    if config.sandbox {
+        sandbox::enter(Role::Daemon);
+    }
+    let mounter = FuseMounter::new(config, link.clone());
     let store = Arc::new(open_store(config, Box::new(mounter))?);
     if link.is_some() {
         // The supervisor starts this program again within moments, and the kernel asks it once more what it has not answered.

@@ -1,6 +1,7 @@
 //! The few system calls that need `unsafe`, and nothing else. Each function is safe to call; what makes it so is said
 //! at its block.
 
+mod filter;
 mod fuse_device;
 mod ids;
 mod inherited;
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use filter::filter_system_calls;
 pub use fuse_device::{close_backing, replace_descriptor};
 pub use ids::{map_mount_ids, user_namespace};
 pub use inherited::inherited_descriptors;
