@@ -17,14 +17,14 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 SYSTEMD_UNITS ?= $(PREFIX)/lib/systemd/system
 
-.PHONY: help build demo test unit e2e suites-long torture fuzz lint bench compare curve install uninstall clean
+.PHONY: help build demo test unit e2e suites-long torture fuzz lint bench compare curve isolation install uninstall clean
 
 help:
 	@sed -n '1,4s/^# \?//p' Makefile
 	@echo "also: build, unit, e2e, lint, bench, install, uninstall, clean, and"
 	@echo "      suites-long (long forms of tests, among them the suites that others wrote: over an hour)"
 	@echo "      torture MINUTES=n (power failures, kills, full disks; doc/TORTURE.md)"
-	@echo "      compare, curve (vzfs beside its peers, about an hour; what many VEs cost; benches/README.md)"
+	@echo "      compare, curve, isolation (vzfs beside its peers, about an hour; what many VEs cost; what a hostile one costs others)"
 	@echo "      fuzz SECONDS=n (n seconds of fuzzing for each target; doc/FUZZING.md)"
 
 build:
@@ -84,6 +84,9 @@ compare:
 
 curve:
 	CARGO="$(CARGO)" benches/curve $(OPTIONS)
+
+isolation:
+	CARGO="$(CARGO)" benches/isolation $(OPTIONS)
 
 install: build
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/share/man/man1" "$(DESTDIR)$(PREFIX)/share/vzfs/templates" \

@@ -1,10 +1,12 @@
-//! Benchmarks of vzfs: of its parts (`micro`, with criterion), beside its peers (`compare`), and of what many VEs cost (`curve`).
+//! Benchmarks of vzfs: of its parts (`micro`, with criterion), beside its peers (`compare`), of what many VEs cost (`curve`), and of what one VE can cost another
+//! (`isolation`).
 //!
 //! `compare` and `curve` show the same Debian tree through each [`system`]: the filesystem itself, the kernel's overlayfs, both
 //! fuse-overlayfs, and vzfs. Each has a fresh filesystem in an image of its own. [`work`] is what they are made to do.
 
 pub mod compare;
 pub mod curve;
+pub mod isolation;
 pub mod memory;
 pub mod micro;
 pub mod options;

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::Outcome;
+use crate::manager::Manager;
 
 /// How long a daemon may take to answer its first request, or to end.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(60);
@@ -61,11 +62,13 @@ pub struct Setup {
     pub daemon_args: Vec<String>,
     /// A block device with a filesystem of that kind on it, in place of an image.
     pub device: Option<PathBuf>,
+    /// Whether a service manager starts the daemon, as systemd does.
+    pub managed: bool,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { fs: HostFs::Xfs, size_mib: 12 * 1024, daemon_args: Vec::new(), device: None }
+        Setup { fs: HostFs::Xfs, size_mib: 12 * 1024, daemon_args: Vec::new(), device: None, managed: false }
     }
 }
 
@@ -73,6 +76,7 @@ impl Default for Setup {
 pub struct Host {
     scratch: PathBuf,
     setup: Setup,
+    manager: Option<Manager>,
     daemon: Mutex<Option<Child>>,
     guardian: Option<(Child, ChildStdin)>,
 }
@@ -97,7 +101,8 @@ impl Host {
         let scratch = tempfile::Builder::new().prefix("vzfs-test-").tempdir_in(&parent);
         let scratch = scratch.expect("the folder for images is writable (VZFS_TEST_DIR)").keep();
         let guardian = (std::env::var_os("VZFS_TEST_KEEP").is_none()).then(|| guard(&scratch));
-        let host = Host { scratch, setup, daemon: Mutex::new(None), guardian };
+        let manager = setup.managed.then(Manager::new);
+        let host = Host { scratch, setup, manager, daemon: Mutex::new(None), guardian };
         host.make_disk();
         host
     }
@@ -210,10 +215,17 @@ impl Host {
         assert!(daemon.is_none(), "the daemon of this host runs already");
         let log = File::options().create(true).append(true).open(self.scratch.join("vzfsd.log"));
         let log = log.expect("the scratch folder is writable");
-        let mut child =
-            (self.daemon_command().stdout(log.try_clone().expect("a descriptor can be doubled")).stderr(log))
-                .spawn()
-                .expect("vzfsd can be started");
+        let plain = self.daemon_command();
+        let mut command = match &self.manager {
+            Some(manager) => manager.command(&plain),
+            None => plain,
+        };
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor can be doubled"))
+            .stderr(log)
+            .spawn()
+            .expect("vzfsd can be started");
         fs::write(self.scratch.join("vzfsd.pid"), child.id().to_string())
             .expect("the scratch folder is writable");
         let begin = Instant::now();
@@ -276,7 +288,12 @@ impl Host {
         self.end(Signal::KILL);
     }
 
-    /// Kills the supervisor, whose daemon then ends in order.
+    /// The service manager of a host that has one.
+    pub fn manager(&self) -> &Manager {
+        self.manager.as_ref().expect("a managed host")
+    }
+
+    /// Kills the supervisor, whose daemon then ends: in order, or leaving its mounts if there is a service manager.
     pub fn kill_supervisor(&self) {
         self.end(Signal::KILL);
     }

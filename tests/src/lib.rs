@@ -17,6 +17,7 @@
 pub mod debian;
 pub mod differential;
 pub mod host;
+pub mod manager;
 pub mod measure;
 pub mod outcome;
 pub mod sample;

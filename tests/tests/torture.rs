@@ -58,6 +58,11 @@ fn the_supervisor_is_killed() {
 }
 
 #[test]
+fn the_supervisor_is_killed_under_a_service_manager() {
+    nothing_is_lost(Scenario::ManagedKills);
+}
+
+#[test]
 fn the_daemon_is_killed_while_it_updates_ves() {
     nothing_is_lost(Scenario::UpdatesUnderKills);
 }

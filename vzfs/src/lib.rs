@@ -10,6 +10,7 @@
 //! | 1 | [`acl`] | POSIX ACL arithmetic; pure |
 //! | 1 | [`merge`] | three-way merges of the files that two layers both change; pure |
 //! | 1 | [`api`] | requests and replies of the control interface |
+//! | 1 | [`sandbox`] | what the processes, and threads that answer VEs, may do |
 //! | 2 | [`blobs`] | the content-addressed blob store |
 //! | 2 | [`tree`] | immutable memory-mapped trees: layers and bases; build, validate, look up, merge, compare |
 //! | 2 | [`meta`] | the catalog and the private tables; the only module that names rocksdb |
@@ -29,6 +30,7 @@ pub mod daemon;
 pub mod fuse;
 pub mod merge;
 pub mod meta;
+pub mod sandbox;
 pub mod store;
 pub mod supervisor;
 pub mod sys;

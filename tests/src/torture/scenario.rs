@@ -22,6 +22,8 @@ pub enum Scenario {
     Kills,
     /// The supervisor is killed, and the mounts end.
     SupervisorKills,
+    /// The supervisor is killed, alone or with its daemon, and a service manager has what it held.
+    ManagedKills,
     /// The daemon is replaced while programs work in VEs.
     Restarts,
     /// VEs are moved between two versions while programs work in them and the daemon is killed.
@@ -50,13 +52,14 @@ pub struct Tried {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 10] = [
+    pub const ALL: [Scenario; 11] = [
         Scenario::Power(HostFs::Xfs),
         Scenario::Power(HostFs::Ext4),
         Scenario::PowerWithDaemon(HostFs::Xfs),
         Scenario::PowerWithDaemon(HostFs::Ext4),
         Scenario::Kills,
         Scenario::SupervisorKills,
+        Scenario::ManagedKills,
         Scenario::Restarts,
         Scenario::UpdatesUnderKills,
         Scenario::Full(HostFs::Xfs),
@@ -72,6 +75,7 @@ impl Scenario {
             Scenario::PowerWithDaemon(HostFs::Ext4) => "power-daemon-ext4",
             Scenario::Kills => "kills",
             Scenario::SupervisorKills => "supervisor-kills",
+            Scenario::ManagedKills => "managed-kills",
             Scenario::Restarts => "restarts",
             Scenario::UpdatesUnderKills => "updates-under-kills",
             Scenario::Full(HostFs::Xfs) => "full-xfs",
@@ -85,6 +89,7 @@ impl Scenario {
             Scenario::Power(_) | Scenario::PowerWithDaemon(_) => "power failures",
             Scenario::Kills => "SIGKILLs of the daemon",
             Scenario::SupervisorKills => "SIGKILLs of the supervisor",
+            Scenario::ManagedKills => "SIGKILLs of the supervisor under a service manager",
             Scenario::Restarts => "replacements of the daemon",
             Scenario::UpdatesUnderKills => "SIGKILLs during updates",
             Scenario::Full(_) => "operations refused by a full disk",
@@ -135,6 +140,7 @@ impl Scenario {
                 Ok(worked(programs, restarts))
             }
             Scenario::SupervisorKills => supervisor_kills(seed, if long { 8 } else { 2 }),
+            Scenario::ManagedKills => managed_kills(seed, if long { 24 } else { 6 }),
             Scenario::UpdatesUnderKills => updates(seed, if long { 6 } else { 2 }),
             Scenario::Full(fs) => full::run(fs, seed),
         }
@@ -192,6 +198,37 @@ fn supervisor_kills(seed: u64, rounds: usize) -> Result<Tried, Failure> {
         faults: rounds,
         detail: format!("{operations} operations, all that were acknowledged are there"),
     })
+}
+
+/// The mounts stay under working programs when the supervisor dies: before, with or long after its daemon. Now and then a daemon is killed by itself too.
+fn managed_kills(seed: u64, kills: usize) -> Result<Tried, Failure> {
+    let host = Host::with_sample_in(Setup { size_mib: 2048, managed: true, ..Setup::default() }, &[]);
+    let names = ves(&host, "w", 5);
+    let mut random = Random::new(seed);
+    let programs = under_load(&host, &names, seed, |failed| {
+        for round in 0..kills {
+            std::thread::sleep(Duration::from_millis(random.below(400) as u64));
+            match round % 3 {
+                // The old daemon and the next one meet.
+                0 => host.kill_supervisor(),
+                1 => host.kill(),
+                _ => {
+                    host.kill_daemon();
+                    std::thread::sleep(Duration::from_millis(random.below(60) as u64));
+                    host.kill_supervisor();
+                }
+            }
+            host.start();
+            if failed() {
+                return;
+            }
+        }
+    });
+    let kept = host.manager().kept();
+    if kept != 3 * names.len() {
+        return Err(format!("the service manager keeps {kept} descriptors of {} mounts", names.len()));
+    }
+    Ok(worked(programs, kills))
 }
 
 /// How long an update of some VEs may take that is cut short now and then.

@@ -39,7 +39,7 @@ fn run(args: &Args) -> Result<(), DaemonError> {
     }
     daemon::start_logging(args.log_format);
     if !args.supervised {
-        return daemon::supervise(|| {
+        return daemon::supervise(&config, || {
             if args.background_child {
                 daemon::tell_ready();
             }

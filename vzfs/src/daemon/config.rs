@@ -34,6 +34,15 @@ pub enum PassthroughChoice {
     Off,
 }
 
+/// Whether the daemon gives up what it does not need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SandboxChoice {
+    /// As far as the kernel can do that.
+    On,
+    /// It keeps whatever root may do.
+    Off,
+}
+
 /// The vzfs daemon: owns a store, mounts its VEs, and answers `vzfs`.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vzfsd", version, about)]
@@ -60,6 +69,9 @@ pub struct Args {
     /// Whether file data goes through the kernel instead of the daemon.
     #[arg(long, value_enum, default_value = "auto")]
     pub passthrough: PassthroughChoice,
+    /// Whether the daemon gives up capabilities and system calls that it does not need.
+    #[arg(long, value_enum, env = "VZFS_SANDBOX", default_value = "on")]
+    pub sandbox: SandboxChoice,
     /// Threads that answer requests of each mount; as many as CPUs, at most 4, unless given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
@@ -106,6 +118,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether file data may go through the kernel.
     pub passthrough: Passthrough,
+    /// Whether processes and threads are confined to what [`crate::sandbox`] leaves them.
+    pub sandbox: bool,
     /// Threads of each mount.
     pub threads: usize,
     /// The command `vzfs`, which knows how to run programs in VEs.
@@ -170,6 +184,7 @@ impl Args {
                 PassthroughChoice::Auto => Passthrough::Auto,
                 PassthroughChoice::Off => Passthrough::Off,
             },
+            sandbox: self.sandbox == SandboxChoice::On,
             threads: self.threads.map_or(cpus.min(MAX_DEFAULT_THREADS), usize::from),
             vzfs: self.vzfs.as_ref().map_or_else(|| Ok(beside("vzfs")), absolute)?,
             scrub: self
@@ -204,6 +219,9 @@ mod tests {
         assert!(config.store.is_absolute());
         assert!(config.vzfs.is_absolute() && config.vzfs.ends_with("vzfs"));
         assert_eq!((config.threads, config.passthrough), (3, Passthrough::Off));
+        assert!(config.sandbox);
+        let open = Args::try_parse_from(["vzfsd", "--sandbox", "off"]).expect("legal").resolve();
+        assert!(!open.expect("resolves").sandbox);
         assert!(Args::try_parse_from(["vzfsd", "--threads", "0"]).is_err());
         let scrub = |arguments: &[&str]| {
             Args::try_parse_from(arguments).ok().map(|args| args.resolve().expect("resolves").scrub)

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::api::{CheckStatus, Doctor, DoctorCheck};
+use crate::sandbox::{self, Confinement, capabilities};
 use crate::store::Store;
 use crate::sys;
 
@@ -30,6 +31,7 @@ pub(super) fn look(store: &Store) -> Doctor {
         passthrough_check(store, &kernel, privileged),
         shift_check(&kernel),
         protection_check(store.dir()),
+        sandbox_check(sandbox::confinement()),
         reflink_check(store),
         files_check(),
         idle_check(Path::new("/sys")),
@@ -132,6 +134,19 @@ fn protection_check(store: &Path) -> DoctorCheck {
             cost,
         ),
     }
+}
+
+fn sandbox_check(found: Confinement) -> DoctorCheck {
+    let allowed = capabilities::set(&capabilities::DAEMON);
+    let spare = (found.effective - allowed).bits().count_ones();
+    let status = if spare == 0 && found.filtered { CheckStatus::Ok } else { CheckStatus::Degraded };
+    let calls = if found.filtered { "system calls are filtered" } else { "system calls are not filtered" };
+    let found = match spare {
+        0 => format!("{} capabilities, {calls}", found.effective.bits().count_ones()),
+        spare => format!("{spare} capabilities more than needed, {calls}"),
+    };
+    let cost = "a fault in the daemon can do more to the host: start it with --sandbox on, on a kernel with CONFIG_SECCOMP_FILTER";
+    check("sandbox", status, found, cost)
 }
 
 fn reflink_check(store: &Store) -> DoctorCheck {

@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use super::error::Refusal;
 use super::{Config, DaemonError, process};
 use crate::api::{ApiError, DaemonStatus, ErrorCode};
+use crate::sandbox::{self, Role};
 use crate::store::Store;
-use crate::supervisor::{Channel, Link, Orders, Program, Report};
+use crate::supervisor::{Channel, Link, Orders, Program, Report, ServiceManager};
 use crate::types::Timestamp;
 
 /// How the daemon is to end.
@@ -36,11 +37,11 @@ pub(super) struct Supervised {
     verdict: watch::Sender<Option<Result<(), String>>>,
 }
 
-/// The supervisor: runs this program's other role until that ends. `ready` is called once.
+/// The supervisor: runs this program's other role until that ends. `ready` is called once. A service manager that the environment names is told, too.
 ///
 /// # Errors
 /// The daemon did not start; the error says what it said.
-pub fn supervise(ready: impl FnOnce()) -> Result<(), DaemonError> {
+pub fn supervise(config: &Config, ready: impl FnOnce()) -> Result<(), DaemonError> {
     let file = std::env::current_exe().map_err(DaemonError::io("find this program"))?;
     // What the kernel calls a file that was replaced since: its successor has the name.
     let name = file.to_string_lossy();
@@ -49,7 +50,13 @@ pub fn supervise(ready: impl FnOnce()) -> Result<(), DaemonError> {
     let with = |more: &str| arguments.iter().cloned().chain([more.into()]).collect();
     let program = Program { file, daemon: with("--supervised"), probe: with("--probe") };
     process::raise_limits();
-    crate::supervisor::supervise(&program, ready).map_err(|error| DaemonError::Background(error.to_string()))
+    let manager = ServiceManager::find(|name| std::env::var_os(name), &config.store);
+    let manager = manager.map_err(DaemonError::io("reach the service manager at $NOTIFY_SOCKET"))?;
+    if config.sandbox {
+        sandbox::enter(Role::Supervisor);
+    }
+    crate::supervisor::supervise(&program, manager, ready)
+        .map_err(|error| DaemonError::Background(error.to_string()))
 }
 
 /// The daemon's link to its supervisor, which is its standard input.
@@ -95,9 +102,9 @@ impl Supervised {
             refused: move |why| {
                 refused.verdict.send_replace(Some(Err(why)));
             },
-            end: move || {
-                tracing::error!("the supervisor is gone: ending");
-                for_end.send_replace(Some(Ending::Close));
+            end: move |outlived| {
+                tracing::error!(outlived, "the supervisor is gone: ending");
+                for_end.send_replace(Some(if outlived { Ending::Leave } else { Ending::Close }));
             },
         })?;
         Ok(supervised)

@@ -31,13 +31,14 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-pub use config::{Args, Config, Dedup, Every, LogFormat, PassthroughChoice, Scrub};
+pub use config::{Args, Config, Dedup, Every, LogFormat, PassthroughChoice, SandboxChoice, Scrub};
 pub use handover::{link, probe, supervise};
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;
 
 use crate::meta::MetaError;
+use crate::sandbox::{self, Role};
 use crate::store::{DiskFailure, Store, StoreError};
 use crate::supervisor::Link;
 use crate::update::{CommandRunner, UpdateError, Updates};
@@ -115,7 +116,10 @@ impl DaemonError {
 /// are made or taken over.
 pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> Result<(), DaemonError> {
     process::set_up()?;
-    let mounter = FuseMounter::new(config.passthrough, config.threads, link.clone());
+    if config.sandbox {
+        sandbox::enter(Role::Daemon);
+    }
+    let mounter = FuseMounter::new(config, link.clone());
     let store = Arc::new(open_store(config, Box::new(mounter))?);
     if link.is_some() {
         // The supervisor starts this program again within moments, and the kernel asks it once more what it has not answered.
@@ -181,13 +185,16 @@ async fn serve(
     let for_mounts = Arc::clone(store);
     let mounts = tokio::task::spawn_blocking(move || for_mounts.mount_wanted());
     let mut by_order = ending.clone();
+    let for_signals = link.clone();
     let signals = async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
             _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
             _ = by_order.wait_for(Option::is_some) => return,
         }
-        end.send_replace(Some(Ending::Close));
+        // A service manager may end what a dead supervisor has left in this way; the mounts are not meant.
+        let outlived = for_signals.is_some_and(|link| link.is_outlived());
+        end.send_replace(Some(if outlived { Ending::Leave } else { Ending::Close }));
     };
     let wait_for_end = |mut ending: watch::Receiver<Option<Ending>>| async move {
         let _ = ending.wait_for(Option::is_some).await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
+use super::Config;
 use crate::fuse::{self, FuseError, Herald, Mount, MountOptions, Passthrough};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
@@ -24,16 +25,14 @@ const MAX_DEAD_MOUNTS: usize = 16;
 pub(super) struct FuseMounter {
     passthrough: Passthrough,
     threads: usize,
+    sandbox: bool,
     supervisor: Option<Arc<Link>>,
 }
 
 impl FuseMounter {
-    pub(super) fn new(
-        passthrough: Passthrough,
-        threads: usize,
-        supervisor: Option<Arc<Link>>,
-    ) -> FuseMounter {
-        FuseMounter { passthrough, threads, supervisor }
+    pub(super) fn new(config: &Config, supervisor: Option<Arc<Link>>) -> FuseMounter {
+        let Config { passthrough, threads, sandbox, .. } = *config;
+        FuseMounter { passthrough, threads, sandbox, supervisor }
     }
 
     /// Goes on with a mount that the last daemon left. `None`: there is none, or it is unusable.
@@ -70,6 +69,7 @@ impl Mounter for FuseMounter {
             ve_name: ve.clone(),
             passthrough: self.passthrough,
             threads: self.threads,
+            sandbox: self.sandbox,
             shift: id_shift,
             herald: notifies.map(|link| Arc::new(BySupervisor { link, ve: id }) as Arc<dyn Herald>),
         };

@@ -10,6 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, DaemonError, LogFormat};
+use crate::supervisor::OWN_VARIABLES;
 use crate::sys;
 
 /// What the background process writes on its standard output when requests are answered.
@@ -63,7 +64,12 @@ pub fn start_in_background(config: &Config) -> Result<(), DaemonError> {
     let log = config.socket.with_extension("log");
     let open_log = |path: &Path| OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     let log_file = open_log(&log).map_err(DaemonError::io(format!("open the log {}", log.display())))?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // A service manager that started this process knows it, and not the one in the background.
+    for variable in OWN_VARIABLES {
+        command.env_remove(variable);
+    }
+    let mut child = command
         // With its other arguments, in the same folder: relative paths mean the same there.
         .args(std::env::args_os().skip(1))
         .args(["--foreground", "--background-child"])

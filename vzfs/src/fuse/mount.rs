@@ -25,6 +25,7 @@ use super::locks;
 use super::notices::{Herald, Notices};
 use super::requests::Requests;
 use super::{backing, device};
+use crate::sandbox::{self, Role};
 use crate::sys;
 use crate::types::{IdShift, Ino, VeName};
 use crate::volume::{Rebased, Volume};
@@ -51,6 +52,8 @@ pub struct MountOptions {
     pub passthrough: Passthrough,
     /// Threads that answer requests; at least 1.
     pub threads: usize,
+    /// Whether those threads are confined to what they need.
+    pub sandbox: bool,
     /// Which ids of the host stand for the VE's.
     pub shift: Option<IdShift>,
     /// Who writes notices that may wait; this process itself without one.
@@ -258,7 +261,12 @@ fn start(
     keep(Kept { device, ledger: memory, agreed: agreed.clone() })?;
     let alive = Arc::new(AtomicBool::new(true));
     let (ve, still_alive, served) = (options.ve_name.clone(), Arc::clone(&alive), Arc::clone(&volume));
+    let confined = options.sandbox;
     let thread = std::thread::Builder::new().name(format!("ve-{ve}")).spawn(move || {
+        // The threads that answer are started by this one, and inherit.
+        if confined {
+            sandbox::enter(Role::Session);
+        }
         if let Err(error) = session.run() {
             error!(%ve, %error, "the mount ended with an error");
         }

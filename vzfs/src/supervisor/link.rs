@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Channel, Holding, Order, Report};
 use crate::fuse::Kept;
@@ -21,6 +22,7 @@ pub struct Link {
     held: Mutex<HashMap<VeId, (PathBuf, Kept)>>,
     restarts: u64,
     notifies: bool,
+    outlived: bool,
     /// Who waits for notices to be written, by number.
     notified: Mutex<HashMap<u64, mpsc::Sender<()>>>,
     next_number: AtomicU64,
@@ -32,7 +34,7 @@ pub struct Orders<L, R, E> {
     pub leave: L,
     /// There will be no successor.
     pub refused: R,
-    /// The supervisor is gone: end.
+    /// The supervisor is gone: end. The mounts stay if the argument says so.
     pub end: E,
 }
 
@@ -52,12 +54,13 @@ impl Link {
                     let kept = Kept { device, ledger, agreed: holding.agreed };
                     held.insert(holding.ve, (holding.mountpoint, kept));
                 }
-                (Order::AllHeld { restarts, notifies }, _) => {
+                (Order::AllHeld { restarts, notifies, outlived }, _) => {
                     return Ok(Arc::new(Link {
                         channel,
                         held: Mutex::new(held),
                         restarts,
                         notifies,
+                        outlived,
                         notified: Mutex::default(),
                         next_number: AtomicU64::new(0),
                     }));
@@ -91,10 +94,22 @@ impl Link {
         left.into_iter().map(|(ve, (place, _))| (ve, place)).collect()
     }
 
-    /// Has the supervisor keep a mount.
+    /// Whether the supervisor is gone and the mounts are to stay: asked before its end has come through [`Orders`].
+    pub fn is_outlived(&self) -> bool {
+        let mut polled = [PollFd::new(&self.channel, PollFlags::empty())];
+        let told = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&Timespec::default())));
+        self.outlived && told.is_ok() && polled[0].revents().contains(PollFlags::HUP)
+    }
+
+    /// Has the supervisor keep a mount. If the mount is to outlive the supervisor, it does so when this returns.
+    ///
+    /// # Errors
+    /// The supervisor is gone.
     pub fn keep(&self, ve: VeId, mountpoint: &Path, kept: &Kept) -> io::Result<()> {
         let holding = Holding { ve, mountpoint: mountpoint.to_owned(), agreed: kept.agreed.clone() };
-        self.channel.send(&Report::Keep(holding), &[kept.device.as_fd(), kept.ledger.as_fd()])
+        self.channel.send(&Report::Keep(holding), &[kept.device.as_fd(), kept.ledger.as_fd()])?;
+        // Reports are obeyed in order, so the answer to one that asks for nothing tells that the one before was.
+        if self.outlived { self.ask_to_notify(ve, &[]) } else { Ok(()) }
     }
 
     /// Whether the supervisor writes notices: one of an older version does not.
@@ -104,21 +119,22 @@ impl Link {
 
     /// Has the supervisor write notices to a VE's connection; returns when they are written, or nobody will.
     pub fn notify(&self, ve: VeId, notices: &[u8]) {
-        let sheet = match sheet(notices) {
-            Ok(sheet) => sheet,
-            Err(error) => return tracing::warn!(%ve, %error, "the kernel is not told of changed names"),
-        };
+        // When the supervisor is gone, the mounts end, or the next daemon has the kernel ask again for everything.
+        if let Err(error) = self.ask_to_notify(ve, notices) {
+            tracing::warn!(%ve, %error, "the kernel is not told of changed names");
+        }
+    }
+
+    fn ask_to_notify(&self, ve: VeId, notices: &[u8]) -> io::Result<()> {
+        let sheet = sheet(notices)?;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (sender, written) = mpsc::channel();
         self.notified.lock().insert(number, sender);
-        match self.channel.send(&Report::Notify { ve, number }, &[sheet.as_fd()]) {
-            // An error when the supervisor is gone: then the mounts end.
-            Ok(()) => drop(written.recv()),
-            Err(error) => {
-                self.notified.lock().remove(&number);
-                tracing::warn!(%ve, %error, "the supervisor was not told");
-            }
+        if let Err(error) = self.channel.send(&Report::Notify { ve, number }, &[sheet.as_fd()]) {
+            self.notified.lock().remove(&number);
+            return Err(error);
         }
+        written.recv().map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the supervisor is gone"))
     }
 
     /// Tells the supervisor something without descriptors.
@@ -133,7 +149,7 @@ impl Link {
     where
         L: Fn() + Send + 'static,
         R: Fn(String) + Send + 'static,
-        E: FnOnce() + Send + 'static,
+        E: FnOnce(bool) + Send + 'static,
     {
         let link = Arc::clone(self);
         std::thread::Builder::new().name("supervised".to_owned()).spawn(move || {
@@ -156,7 +172,7 @@ impl Link {
                 }
             }
             link.notified.lock().clear();
-            (orders.end)();
+            (orders.end)(link.outlived);
         })?;
         Ok(())
     }

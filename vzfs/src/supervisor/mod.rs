@@ -2,7 +2,8 @@
 //! whenever it ends without having been asked to; the new one takes the mounts over, and programs in VEs notice a pause.
 //!
 //! It is small on purpose: it parses nothing that comes from a VE or a client, opens no store, and has no state but the descriptors. What it must not do is
-//! die; if it does, the daemon ends too, taking the mounts away in order.
+//! die. If it does, a service manager has what it held ([`manager`]), and starts a supervisor again that goes on with it: the daemon ends at once and
+//! leaves the mounts as they are. Without one the daemon takes the mounts away in order and ends.
 //!
 //! # Protocol
 //! One `SOCK_SEQPACKET` socket, which is the daemon's standard input; one JSON message a packet, descriptors beside it ([`channel`]). The supervisor
@@ -16,6 +17,7 @@
 
 mod channel;
 mod link;
+mod manager;
 mod watch;
 
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use channel::Channel;
 pub use link::{Link, Orders};
+pub use manager::{OWN_VARIABLES, ServiceManager};
 pub use watch::{Program, supervise};
 
 use crate::fuse::Agreed;
@@ -52,6 +55,9 @@ pub enum Order {
         /// [`Report::Notify`] is understood.
         #[serde(default)]
         notifies: bool,
+        /// The mounts outlive the supervisor too: somebody has its descriptors, and another supervisor will come.
+        #[serde(default)]
+        outlived: bool,
     },
     /// The notices of that number are written.
     Notified(u64),

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::manager::{Held, OWN_VARIABLES, ServiceManager};
 use super::{Channel, Holding, Order, Report};
 use crate::types::VeId;
 
@@ -36,8 +37,32 @@ pub struct Program {
     pub probe: Vec<OsString>,
 }
 
-/// What the supervisor holds of a mount.
-type Held = BTreeMap<VeId, (Holding, [OwnedFd; 2])>;
+/// The mounts that the supervisor holds, and who goes on holding them if it dies.
+struct Mounts {
+    held: BTreeMap<VeId, Held>,
+    manager: Option<ServiceManager>,
+}
+
+impl Mounts {
+    fn keep(&mut self, holding: Holding, device: OwnedFd, ledger: OwnedFd) {
+        // The one before has ended, or the daemon would not have made another.
+        self.forget(holding.ve);
+        let told =
+            self.manager.as_ref().map(|manager| manager.keep(&holding, device.as_fd(), ledger.as_fd()));
+        let name = told.transpose().unwrap_or_else(|error| {
+            warn!(ve = %holding.ve, %error, "the mount will not outlive this supervisor");
+            None
+        });
+        self.held.insert(holding.ve, Held { holding, device, ledger, name });
+    }
+
+    fn forget(&mut self, ve: VeId) {
+        let held = self.held.remove(&ve);
+        if let (Some(manager), Some(name)) = (&self.manager, held.and_then(|held| held.name)) {
+            manager.forget(&name);
+        }
+    }
+}
 
 /// A running daemon.
 struct Daemon {
@@ -54,22 +79,27 @@ struct Daemon {
 }
 
 /// Runs daemons one after the other until one ends in order, or a signal asks for it. `ready` is called once, when the first one answers requests.
+/// A service manager is told too, and keeps the mounts for the supervisor after this one.
 ///
 /// # Errors
 /// The first daemon did not start; with what it said, if anything.
-pub fn supervise(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
+pub fn supervise(program: &Program, manager: Option<ServiceManager>, ready: impl FnOnce()) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch(program, ready))
+    let held = manager.as_ref().map(ServiceManager::take_up).unwrap_or_default();
+    if !held.is_empty() {
+        info!(mounts = held.len(), "going on with what another supervisor has left");
+    }
+    let held = held.into_iter().map(|held| (held.holding.ve, held)).collect();
+    runtime.block_on(watch(program, Mounts { held, manager }, ready))
 }
 
-async fn watch(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
+async fn watch(program: &Program, mut mounts: Mounts, ready: impl FnOnce()) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut ready = Some(ready);
-    let mut held = Held::new();
     let (mut restarts, mut failures) = (0, 0);
     let mut stopping = false;
-    let mut daemon = start(program, &held, restarts)?;
+    let mut daemon = start(program, &mounts, restarts)?;
     loop {
         tokio::select! {
             // What a daemon said before it died comes before its death.
@@ -80,8 +110,9 @@ async fn watch(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
                         && let Some(ready) = ready.take()
                     {
                         ready();
+                        mounts.manager.iter().for_each(ServiceManager::ready);
                     }
-                    obey(program, &mut daemon, &mut held, report, descriptors).await;
+                    obey(program, &mut daemon, &mut mounts, report, descriptors).await;
                 }
                 None => {
                     let status = daemon.child.wait().await?;
@@ -94,12 +125,12 @@ async fn watch(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
                     }
                     restarts += 1;
                     if daemon.leaving {
-                        info!(mounts = held.len(), restarts, "the daemon has made room for its successor");
+                        info!(mounts = mounts.held.len(), restarts, "the daemon has made room for its successor");
                         failures = 0;
                     } else {
                         failures = if daemon.ready { 0 } else { failures + 1 };
                         let why = daemon.failed.unwrap_or_else(|| ended(status));
-                        error!(why, mounts = held.len(), restarts, "the daemon is gone and is started again");
+                        error!(why, mounts = mounts.held.len(), restarts, "the daemon is gone and is started again");
                     }
                     if failures > 1 {
                         let patience = PATIENCE.saturating_mul(1 << (failures - 2).min(10)).min(MAX_PATIENCE);
@@ -109,19 +140,28 @@ async fn watch(program: &Program, ready: impl FnOnce()) -> io::Result<()> {
                             _ = interrupt.recv() => return Ok(()),
                         }
                     }
-                    daemon = start(program, &held, restarts)?;
+                    daemon = start(program, &mounts, restarts)?;
                 }
             },
-            _ = terminate.recv() => stopping = stop(&daemon),
-            _ = interrupt.recv() => stopping = stop(&daemon),
+            _ = terminate.recv() => stopping = stop(&daemon, &mounts),
+            _ = interrupt.recv() => stopping = stop(&daemon, &mounts),
         }
     }
 }
 
+/// The program, without what the service manager means for this process.
+fn command(program: &Program) -> Command {
+    let mut command = Command::new(&program.file);
+    for variable in OWN_VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
 /// Starts a daemon and tells it of the mounts that are held.
-fn start(program: &Program, held: &Held, restarts: u64) -> io::Result<Daemon> {
+fn start(program: &Program, mounts: &Mounts, restarts: u64) -> io::Result<Daemon> {
     let (ours, theirs) = Channel::pair()?;
-    let child = Command::new(&program.file)
+    let child = command(program)
         .args(&program.daemon)
         .stdin(Stdio::from(theirs.into_socket()))
         // Only the supervisor's own readiness is told there.
@@ -130,12 +170,12 @@ fn start(program: &Program, held: &Held, restarts: u64) -> io::Result<Daemon> {
         .map_err(|error| {
             io::Error::new(error.kind(), format!("cannot start {}: {error}", program.file.display()))
         })?;
-    for (holding, descriptors) in held.values() {
-        let [device, ledger] = descriptors;
+    for Held { holding, device, ledger, .. } in mounts.held.values() {
         // A daemon that dies while it is told is started again.
         let _ = ours.send(&Order::Held(holding.clone()), &[device.as_fd(), ledger.as_fd()]);
     }
-    let _ = ours.send(&Order::AllHeld { restarts, notifies: true }, &[]);
+    let all = Order::AllHeld { restarts, notifies: true, outlived: mounts.manager.is_some() };
+    let _ = ours.send(&all, &[]);
     let channel = Arc::new(ours);
     let reports = listen(Arc::clone(&channel), child.id())?;
     Ok(Daemon { child, channel, reports, ready: false, failed: None, leaving: false })
@@ -169,22 +209,18 @@ fn listen(
 async fn obey(
     program: &Program,
     daemon: &mut Daemon,
-    held: &mut Held,
+    mounts: &mut Mounts,
     report: Report,
     descriptors: Vec<OwnedFd>,
 ) {
     match report {
         Report::Keep(holding) => match <[OwnedFd; 2]>::try_from(descriptors) {
-            Ok(descriptors) => {
-                held.insert(holding.ve, (holding, descriptors));
-            }
+            Ok([device, ledger]) => mounts.keep(holding, device, ledger),
             Err(_) => error!(ve = %holding.ve, "a mount came without its descriptors"),
         },
-        Report::Drop(ve) => {
-            held.remove(&ve);
-        }
+        Report::Drop(ve) => mounts.forget(ve),
         Report::Notify { ve, number } => {
-            let device = held.get(&ve).and_then(|(_, [device, _])| device.try_clone().ok());
+            let device = mounts.held.get(&ve).and_then(|held| held.device.try_clone().ok());
             notify(device, descriptors.into_iter().next(), number, Arc::clone(&daemon.channel));
         }
         Report::Ready => daemon.ready = true,
@@ -240,7 +276,7 @@ fn write_notices(device: &OwnedFd, sheet: &mut File) -> io::Result<()> {
 
 /// Asks the program that would be started whether it can read the store.
 async fn probe(program: &Program) -> Result<(), String> {
-    let output = Command::new(&program.file).args(&program.probe).stdin(Stdio::null()).output().await;
+    let output = command(program).args(&program.probe).stdin(Stdio::null()).output().await;
     match output {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
@@ -252,7 +288,8 @@ async fn probe(program: &Program) -> Result<(), String> {
 }
 
 /// Asks the daemon to end in order.
-fn stop(daemon: &Daemon) -> bool {
+fn stop(daemon: &Daemon, mounts: &Mounts) -> bool {
+    mounts.manager.iter().for_each(ServiceManager::stopping);
     send_signal(daemon.child.id(), Signal::TERM);
     true
 }

@@ -2,8 +2,10 @@
 //! at its block.
 
 mod bus_error;
+mod filter;
 mod fuse_device;
 mod ids;
+mod inherited;
 mod mapped;
 mod reads;
 mod shared;
@@ -14,8 +16,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use filter::filter_system_calls;
 pub use fuse_device::{close_backing, replace_descriptor};
 pub use ids::{map_mount_ids, user_namespace};
+pub use inherited::inherited_descriptors;
 pub use mapped::{MappedFile, Mapping, Mended};
 pub use reads::{Reads, Verdict, settle, verdict};
 pub use shared::SharedWords;
