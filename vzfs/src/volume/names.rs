@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use super::content::{OpenFile, Sharing};
 use super::data::HostStat;
+use super::opens::{OpenFile, Sharing};
 use super::{Caller, Result, Volume, VolumeError, touch};
 use crate::acl;
 use crate::meta::{Changes, EntryRecord, InodeRecord, PrivateContent};
