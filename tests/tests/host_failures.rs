@@ -263,3 +263,135 @@ fn a_daemon_without_memory_says_so_or_is_started_again_and_nothing_is_lost() {
     }
     assert_eq!(host.vzfs(["store", "check"]).code, 0);
 }
+
+/// A host on a filesystem that enforces quotas, also on root: Btrfs does that unless it is told otherwise, whereas ext4 and XFS let whoever
+/// has CAP_SYS_RESOURCE exceed them.
+struct Limited {
+    host: Host,
+    _disk: Disk<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Limited {
+    /// With VEs `a` and `b`, and so much for what is written from now on.
+    fn new(more_mib: u64) -> Limited {
+        let folder = tempfile::tempdir_in("/var/tmp").expect("scratch folder");
+        let disk = Disk::new(&folder.path().join("served"), 1 << 30);
+        run(Command::new("mkfs.btrfs").args(["-q", "-f", "-K", disk.device()]));
+        let host =
+            Host::without_daemon(Setup { device: Some(PathBuf::from(disk.device())), ..Setup::default() });
+        host_sh("btrfs quota enable \"$1\"", [host.disk()]);
+        host.start();
+        let source = host.scratch().join("os");
+        sample::make(&source);
+        host.vzfs(["template", "import", "sample@1", text(&source)]).ok();
+        host.mounted("sample@1", &["a", "b"]);
+        let limited = Limited { host, _disk: disk, _folder: folder };
+        limited.limit(&(limited.referenced_bytes() + (more_mib << 20)).to_string());
+        limited
+    }
+
+    fn limit(&self, bytes: &str) {
+        host_sh("btrfs qgroup limit \"$2\" 0/5 \"$1\"", [self.host.disk().as_os_str(), bytes.as_ref()]);
+    }
+
+    fn referenced_bytes(&self) -> u64 {
+        let script = "sync -f \"$1\"; btrfs qgroup show --raw \"$1\" | awk '$1 == \"0/5\" { print $2 }'";
+        host_sh(script, [self.host.disk()]).text().trim().parse().expect("a number")
+    }
+}
+
+fn is_over_quota(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::QuotaExceeded
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Writes files until their content is refused, large ones first. Returns those that were synced with their lengths, and how many were refused.
+fn fill(folder: &Path, content: &[u8]) -> (Vec<(PathBuf, usize)>, usize) {
+    let (mut synced, mut refused, mut number) = (Vec::new(), 0, 0);
+    for len in [1 << 20, 64 << 10, 4 << 10] {
+        let mut in_a_row = 0;
+        while in_a_row < 5 {
+            number += 1;
+            let path = folder.join(format!("f{number}"));
+            match write_synced(&path, &content[..len]) {
+                Ok(()) => {
+                    in_a_row = 0;
+                    synced.push((path, len));
+                }
+                Err(error) => {
+                    assert!(is_over_quota(&error), "{}: {error}", path.display());
+                    (in_a_row, refused) = (in_a_row + 1, refused + 1);
+                }
+            }
+        }
+    }
+    (synced, refused)
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_as_one_and_removing_or_raising_it_helps() {
+    let limited = Limited::new(120);
+    let host = &limited.host;
+    let (a, b) = (host.root("a"), host.root("b"));
+    let content: Vec<u8> =
+        (0..1_u32 << 18).flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let kept = b.join("kept");
+    write_synced(&kept, &content).expect("works");
+    fs::create_dir(a.join("fill")).expect("works");
+    let restarts = || host.json(["daemon", "status"])["restarts"].as_u64().expect("a number");
+    let (mut synced, refused) = fill(&a.join("fill"), &content);
+    assert!(refused > 0);
+
+    // Others are told the same, and why.
+    let source = host.scratch().join("large");
+    fs::create_dir(&source).expect("works");
+    fs::write(
+        source.join("noise"),
+        (0..1_u64 << 21)
+            .flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+            .collect::<Vec<_>>(),
+    )
+    .expect("works");
+    let import = host.vzfs(["template", "import", "large@1", text(&source)]);
+    let said = String::from_utf8_lossy(&import.stderr).into_owned();
+    assert_eq!(import.code, 8, "{said}");
+    assert!(said.contains("quota"), "{said}");
+    // What is in the database alone, until it has no more room either.
+    let mut in_database = 0;
+    for number in 0..3000 {
+        let value = vec![number as u8; 3000];
+        match rustix::fs::setxattr(&kept, "user.changed", &value, rustix::fs::XattrFlags::empty()) {
+            Ok(()) => in_database += 1,
+            Err(errno) => assert!(matches!(errno.raw_os_error(), 122), "{errno}"),
+        }
+    }
+    assert!(in_database > 0, "the reserve is for this");
+    assert_eq!(fs::read(&kept).expect("readable"), content);
+    assert_eq!(host.vzfs(["ve", "list"]).code, 0);
+    assert!(restarts() <= 10, "it does not start again and again");
+
+    // What is removed makes room.
+    let half = synced.split_off(synced.len() / 2);
+    for (path, _) in half {
+        in_time(|| fs::remove_file(&path));
+    }
+    in_time(|| write_synced(&a.join("roomy"), &content));
+
+    // And so does more.
+    let (more, refused) = fill(&b, &content);
+    assert!(refused > 0);
+    limited.limit("none");
+    in_time(|| write_synced(&a.join("raised"), &content));
+    in_time(|| fs::create_dir(a.join("raised.d")));
+    for (path, len) in synced.iter().chain(&more) {
+        assert!(fs::read(path).expect("synced") == content[..*len], "{}", path.display());
+    }
+    assert_eq!(fs::read(&kept).expect("readable"), content);
+    assert_eq!(host.vzfs(["store", "check"]).code, 0);
+}

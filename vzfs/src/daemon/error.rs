@@ -67,7 +67,7 @@ impl Told for UpdateError {
 
 /// What a client is told of an error.
 pub(super) fn api_error(error: &StoreError) -> ApiError {
-    let code = if is_no_space(error) { ErrorCode::NoSpace } else { code(error) };
+    let code = if shortage(error).is_some() { ErrorCode::NoSpace } else { code(error) };
     // Requests that were refused are the client's business; these are the host's.
     if matches!(code, ErrorCode::Internal | ErrorCode::Damaged | ErrorCode::NoSpace) {
         tracing::error!(%code, %error, "a request failed");
@@ -209,8 +209,17 @@ fn path_code(error: &io::Error) -> ErrorCode {
     }
 }
 
-/// Whether the store's disk (or its quota) is full, whoever noticed it.
-fn is_no_space(error: &StoreError) -> bool {
+/// What a store has run out of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shortage {
+    /// Its disk is full.
+    Disk,
+    /// A quota of the host's filesystem on it is used up.
+    Quota,
+}
+
+/// What the store has run out of, if that is the reason, whoever noticed it.
+fn shortage(error: &StoreError) -> Option<Shortage> {
     let inner: &dyn Error = match error {
         StoreError::Archive(archive) => match &**archive {
             ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. } => reason,
@@ -220,28 +229,34 @@ fn is_no_space(error: &StoreError) -> bool {
     };
     let mut cause = Some(inner);
     while let Some(error) = cause {
-        let by_number = error.downcast_ref::<io::Error>().is_some_and(|error| {
-            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        });
-        if by_number {
-            return true;
+        match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+            Some(io::ErrorKind::StorageFull) => return Some(Shortage::Disk),
+            Some(io::ErrorKind::QuotaExceeded) => return Some(Shortage::Quota),
+            _ => cause = error.source(),
         }
-        cause = error.source();
     }
     // RocksDB passes the system's answer on as a text.
     let database = match error {
         StoreError::Meta(error) => error,
         StoreError::Volume { source, .. } => match &**source {
             VolumeError::Meta(error) => error,
-            _ => return false,
+            _ => return None,
         },
-        _ => return false,
+        _ => return None,
     };
-    database.to_string().contains("No space left on device")
+    match database {
+        error if error.is_over_quota() => Some(Shortage::Quota),
+        error if error.is_full() => Some(Shortage::Disk),
+        _ => None,
+    }
 }
 
 fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
     let text = match (error, code) {
+        (error, ErrorCode::NoSpace) if shortage(error) == Some(Shortage::Quota) => {
+            "raise the quota of the host's filesystem that holds the store, or remove templates and VEs"
+                .to_owned()
+        }
         (_, ErrorCode::NoSpace) => "free space on the store's disk, or remove templates and VEs".to_owned(),
         (StoreError::NoOs { fits: Some(os) }, _) => format!("put {os} first"),
         (StoreError::NoOs { fits: None }, _) => {
@@ -321,7 +336,27 @@ mod tests {
         for error in errors {
             let reply = api_error(&error);
             assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
-            assert!(reply.hint.is_some());
+            assert!(reply.hint.is_some_and(|hint| hint.contains("free space")));
+        }
+    }
+
+    #[test]
+    fn a_quota_is_told_as_one() {
+        let over = || io::Error::from_raw_os_error(rustix::io::Errno::DQUOT.raw_os_error());
+        let blob = || BlobError::Io { action: "write", path: "/store/blobs/tmp/1".into(), source: over() };
+        let errors = [
+            StoreError::Io { action: "write", path: "/store/format".into(), source: over() },
+            StoreError::Blob(blob()),
+            StoreError::from(ArchiveError::Entry {
+                archive: "a.tar".into(),
+                entry: "etc".into(),
+                reason: Reason::Blob(Box::new(blob())),
+            }),
+        ];
+        for error in errors {
+            let reply = api_error(&error);
+            assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
+            assert!(reply.hint.is_some_and(|hint| hint.contains("raise the quota")), "{error:?}");
         }
     }
 

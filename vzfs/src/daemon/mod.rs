@@ -128,6 +128,9 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
                 DiskFailure::Full => tracing::error!(
                     "the database cannot write, as the disk is full: starting again with the space that is kept for this"
                 ),
+                DiskFailure::Quota => tracing::error!(
+                    "the database could not write, as a quota of the store's disk is used up: starting again to make it write"
+                ),
                 DiskFailure::Broken => {
                     tracing::warn!("the disk takes writes again: starting again to make the database write");
                 }

@@ -40,6 +40,7 @@ pub(super) fn answer(failure: &VolumeError) -> Answer {
         VolumeError::Unsupported => libc::EOPNOTSUPP,
         VolumeError::Io { source, .. } => return host(source),
         VolumeError::Blob(blob) => return blob.io_error().map_or(Answer::Host(libc::EIO), host),
+        VolumeError::Meta(meta) if meta.is_over_quota() => return Answer::Host(libc::EDQUOT),
         VolumeError::Meta(meta) if meta.is_full() => return Answer::Host(libc::ENOSPC),
         VolumeError::Meta(_) | VolumeError::Tree(_) | VolumeError::Damaged { .. } => {
             return Answer::Host(libc::EIO);

@@ -95,6 +95,7 @@ impl MetaError {
     /// What the disk has to do with it.
     fn disk_failure(&self) -> Option<DiskFailure> {
         match self {
+            error if error.is_over_quota() => Some(DiskFailure::Quota),
             error if error.is_full() => Some(DiskFailure::Full),
             MetaError::Database(source) if source.kind() == rocksdb::ErrorKind::IOError => {
                 Some(DiskFailure::Broken)
@@ -103,18 +104,32 @@ impl MetaError {
         }
     }
 
-    /// Whether the disk is full. RocksDB keeps the host's errno only in its text.
+    /// Whether the disk, or somebody's share of it, is full.
     pub fn is_full(&self) -> bool {
-        let text = self.to_string();
-        text.contains("No space left") || text.contains("Disk quota exceeded")
+        self.says("No space left on device") || self.is_over_quota()
+    }
+
+    /// Whether a quota of the host's filesystem is used up.
+    pub fn is_over_quota(&self) -> bool {
+        self.says("Disk quota exceeded")
+    }
+
+    /// RocksDB keeps the host's errno only in its text.
+    fn says(&self, text: &str) -> bool {
+        match self {
+            MetaError::Open { source, .. } | MetaError::Database(source) => source.as_ref().contains(text),
+            _ => false,
+        }
     }
 }
 
 /// How a disk did not take a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFailure {
-    /// It, or somebody's share of it, is full.
+    /// It is full. RocksDB goes on by itself some seconds after there is space.
     Full,
+    /// A quota is used up (`EDQUOT`), which RocksDB takes for an error like any other: it goes on only when it is opened anew.
+    Quota,
     /// Anything else: an input/output error, or the host's filesystem has made itself read-only.
     Broken,
 }

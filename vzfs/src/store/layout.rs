@@ -164,7 +164,10 @@ impl Layout {
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        write().map_err(StoreError::io("write", &path))?;
+        // It only tells others who has the store, and a store over its quota must open: something can be removed then.
+        if let Err(error) = write() {
+            tracing::warn!(path = %path.display(), %error, "the lock does not say whose it is");
+        }
         Ok(file)
     }
 }

@@ -56,7 +56,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::fs::StatVfs;
@@ -79,7 +78,8 @@ use crate::types::{Digest, TemplateSpec, Timestamp, VeId, VeName, Version};
 use crate::volume::{PrivateData, free_bytes};
 use layout::Layout;
 use records::{TagRecord, TemplateRecord, VeRecord};
-use reserve::{LOG_ROOM_BYTES, Reserve};
+use reserve::Reserve;
+use revive::Reviver;
 use slot::Slot;
 use tidy::Tidier;
 use turns::Turns;
@@ -199,36 +199,17 @@ impl Store {
         Ok(store)
     }
 
-    /// `start_again` is called when the database cannot write, and could after the store was opened anew: because the disk is full, with the space
-    /// that it keeps for that, or because the disk has failed and works again. It may be called by any thread, and should not return: whoever
-    /// waits for the write gets an error then.
+    /// `start_again` is called when the database cannot write, and could after the store was opened anew: because the disk or a quota is full, with
+    /// the space that it keeps for that or when there is some again, or because the disk has failed and works again. It may be called by any
+    /// thread, and should not return: whoever waits for the write gets an error then.
     pub fn when_stuck(&self, start_again: impl Fn(DiskFailure) + Send + Sync + 'static) {
-        let (reserve, meta) = (Arc::clone(&self.reserve), Arc::downgrade(&self.meta));
-        let (start_again, opened, dir) = (Arc::new(start_again), Instant::now(), self.layout.dir.clone());
-        let watching = AtomicBool::new(false);
-        self.meta.when_failed(move |failure| {
-            if failure == DiskFailure::Broken {
-                if !watching.swap(true, Ordering::Relaxed) {
-                    tracing::error!(
-                        "the database could not write and refuses to until the disk takes writes again"
-                    );
-                    let (meta, dir, start_again) =
-                        (Weak::clone(&meta), dir.clone(), Arc::clone(&start_again));
-                    let watch = move || {
-                        revive::when_writable(&dir, opened, &meta, &|| start_again(DiskFailure::Broken));
-                    };
-                    if std::thread::Builder::new().name("revive".to_owned()).spawn(watch).is_err() {
-                        watching.store(false, Ordering::Relaxed);
-                    }
-                }
-                return;
-            }
-            let unflushed = meta.upgrade().map_or(0, |meta| meta.unflushed_bytes());
-            // With a quota there may be space that the database is not given; then opening it anew would change nothing.
-            if reserve.is_needed() && reserve.bytes() >= unflushed + LOG_ROOM_BYTES {
-                start_again(DiskFailure::Full);
-            }
-        });
+        let reviver = Reviver::new(
+            self.layout.dir.clone(),
+            &self.meta,
+            Arc::clone(&self.reserve),
+            Box::new(start_again),
+        );
+        self.meta.when_failed(move |failure| reviver.failed(failure));
     }
 
     /// Whether this version can read the store in `dir`, without opening it.

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::meta::MAX_LOG_BYTES;
@@ -79,16 +79,41 @@ impl Reserve {
         self.allocated().ok().flatten().unwrap_or(0)
     }
 
-    /// Whether the database may need it now: there is less free than it can take to open.
+    /// Whether the database may need it now: there is less for the store than it can take to open.
     pub(super) fn is_needed(&self) -> bool {
+        self.is_low() || (self.bytes() > 0 && self.is_refused(FULL_BYTES))
+    }
+
+    /// The same as the disk says it, which need not know of a quota.
+    pub(super) fn is_low(&self) -> bool {
         self.bytes() > 0 && self.free_bytes().is_ok_and(|free| free < FULL_BYTES)
+    }
+
+    /// Whether the host does not give the store so much more, whatever the disk has: it is tried with a file that has no name. A host filesystem that
+    /// cannot tell refuses nothing.
+    pub(super) fn is_refused(&self, bytes: u64) -> bool {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        let nameless = OFlags::TMPFILE.bits().cast_signed();
+        let refused = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match File::options().write(true).custom_flags(nameless).mode(0o600).open(folder) {
+            Ok(file) => {
+                let given = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes);
+                // At once: XFS would do that some time after the file is closed.
+                let given_back = file.set_len(0);
+                given.map_err(io::Error::from).and(given_back).is_err_and(|error| refused(&error))
+            }
+            Err(error) => refused(&error),
+        }
     }
 
     /// Gives its space up. Tells whether there was any.
     pub(super) fn give_up(&self) -> bool {
         let emptied = File::options().write(true).open(&self.path).and_then(|file| {
             let had = file.metadata()?.blocks() > 0;
-            file.set_len(0).map(|()| had)
+            // Over a quota Btrfs lets files be removed, not be cut off.
+            file.set_len(0).or_else(|_| fs::remove_file(&self.path)).map(|()| had)
         });
         emptied.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
@@ -116,5 +141,15 @@ mod tests {
             assert_eq!(bytes(), 0);
             assert!(!reserve.give_up(), "there is nothing in it");
         }
+    }
+
+    #[test]
+    fn what_the_disk_does_not_have_is_refused() {
+        let dir = tempfile::tempdir_in("/var/tmp").expect("a folder");
+        let reserve = Reserve::at(dir.path().join("reserve"));
+        assert!(!reserve.is_refused(1 << 20));
+        let disk = rustix::fs::statvfs(dir.path()).expect("it is mounted");
+        assert!(reserve.is_refused(disk.f_blocks * disk.f_frsize));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0, "nothing is left");
     }
 }
