@@ -83,6 +83,8 @@ impl Mounted for Kept {
         None
     }
 
+    fn forget_blobs(&self) {}
+
     fn requests(&self) -> BTreeMap<&'static str, u64> {
         BTreeMap::new()
     }

@@ -130,6 +130,10 @@ impl Mounted for FuseMounted {
         self.mount.lock_holder(ino)
     }
 
+    fn forget_blobs(&self) {
+        self.mount.forget_blobs();
+    }
+
     fn requests(&self) -> BTreeMap<&'static str, u64> {
         self.mount.requests()
     }

@@ -50,7 +50,7 @@ pub(super) struct Parts {
     pub shift: Option<IdShift>,
     pub ledger: Ledger,
     /// The connection, for what is not a reply.
-    pub device: OwnedFd,
+    pub device: Arc<OwnedFd>,
     /// What became of requests of this connection under an earlier process.
     pub outcomes: Outcomes,
 }
@@ -63,7 +63,7 @@ pub(super) struct Dispatch {
     pub(super) negotiated: Arc<Negotiated>,
     pub(super) shift: Option<IdShift>,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) device: OwnedFd,
+    pub(super) device: Arc<OwnedFd>,
     pub(super) overlays: Overlays,
     pub(super) writers: Writers,
     pub(super) notices: Arc<Notices>,

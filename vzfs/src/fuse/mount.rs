@@ -135,6 +135,8 @@ pub struct Mount {
     notices: Arc<Notices>,
     ledger: Arc<Ledger>,
     requests: Arc<Requests>,
+    /// The connection.
+    device: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -239,13 +241,14 @@ fn start(
     let Connection { device, ledger, mut agreed, new } = connection;
     let outcomes = volume.outcomes(ledger.connection()).map_err(io::Error::other)?;
     let memory = ledger.memory().try_clone_to_owned()?;
+    let own_device = Arc::new(device.try_clone()?);
     let dispatch = Dispatch::new(Parts {
         volume: Arc::clone(&volume),
         ve: options.ve_name.clone(),
         wants_passthrough: agreed.passthrough,
         shift: options.shift,
         ledger,
-        device: device.try_clone()?,
+        device: Arc::clone(&own_device),
         outcomes,
     });
     let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
@@ -284,6 +287,7 @@ fn start(
         notices,
         ledger,
         requests,
+        device: own_device,
         thread: Some(thread),
     };
     Ok((mount, negotiated))
@@ -320,6 +324,13 @@ impl Mount {
             if let Err(error) = self.volume.forget(*ino) {
                 warn!(ve = %self.ve, %ino, %error, "a replaced file could not be freed");
             }
+        }
+    }
+
+    /// Lets go of the blobs that are registered with the kernel and that nobody has open.
+    pub fn forget_blobs(&self) {
+        for id in self.ledger.take_all_unused() {
+            backing::close(self.device.as_fd(), id);
         }
     }
 

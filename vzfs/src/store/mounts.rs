@@ -48,6 +48,8 @@ pub trait Mounted: Send + Sync {
     fn known(&self) -> Vec<Ino>;
     /// The process that holds a lock for writing on a file of the mount.
     fn lock_holder(&self, ino: Ino) -> Option<u32>;
+    /// Lets go of blobs that nobody has open: who opens them next gets the files that have their names then.
+    fn forget_blobs(&self);
     /// How many requests of each kind the kernel has sent to this daemon.
     fn requests(&self) -> BTreeMap<&'static str, u64>;
     /// How many of them failed because of the host, by the names of errno(3).
@@ -309,6 +311,16 @@ impl Store {
             std::thread::sleep(Duration::from_millis(5));
         }
         true
+    }
+
+    /// Has all mounts look for their blobs again.
+    pub(super) fn forget_blobs(&self) {
+        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        for slot in slots {
+            if let Some(mount) = &slot.live.lock().mount {
+                mount.forget_blobs();
+            }
+        }
     }
 
     /// How much of its own a VE has.

@@ -68,6 +68,8 @@ impl Mounted for FakeMount {
         None
     }
 
+    fn forget_blobs(&self) {}
+
     fn requests(&self) -> BTreeMap<&'static str, u64> {
         BTreeMap::from([("lookup", 3)])
     }

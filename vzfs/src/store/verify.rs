@@ -67,6 +67,9 @@ impl Store {
         if !damage.is_empty() && (request.repair.is_some() || request.rebuild) {
             repaired = self.repair(request.repair.as_deref(), &damage, events)?;
         }
+        if !repaired.is_empty() {
+            self.forget_blobs();
+        }
         if !scheduled {
             (report.ves, report.private) = self.private_damage(events)?;
         }

@@ -55,15 +55,18 @@ impl Volume {
     }
 
     fn look(&self) -> Result<Check<'_>> {
+        let forgotten = self.are_forgotten();
+        let records = self.meta.all_inodes(self.ve)?.into_iter();
         let mut check = Check {
             volume: self,
-            records: self.meta.all_inodes(self.ve)?.into_iter().collect(),
+            records: records.filter(|(ino, _)| !forgotten.contains(ino)).collect(),
             names: HashMap::new(),
             broken: Vec::new(),
             lost: Vec::new(),
         };
         check.entries()?;
-        let orphans = self.meta.orphans(self.ve)?.into_iter().collect();
+        let orphans =
+            self.meta.orphans(self.ve)?.into_iter().filter(|ino| !forgotten.contains(ino)).collect();
         let inos: Vec<Ino> = check.records.keys().copied().collect();
         for ino in inos {
             check.record(ino, &orphans)?;

@@ -4,6 +4,7 @@
 //! Each removal of many thousands would cost a batch of its own, so they wait for each other: until there are enough, or until the thread that removes
 //! their data files comes by.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Result, Volume};
@@ -33,52 +34,64 @@ impl Volume {
         if !self.is_orphan(ino)? {
             return Ok(());
         }
-        let enough = {
+        let are_enough = {
             let mut forgotten = self.forgotten.lock();
             if forgotten.is_empty() {
                 self.all_data.wait_for(self);
             }
             forgotten.push(ino);
             self.account.changed();
-            (forgotten.len() >= FORGOTTEN_AT_ONCE).then(|| std::mem::take(&mut *forgotten))
+            forgotten.len() >= FORGOTTEN_AT_ONCE
         };
-        enough.map_or(Ok(()), |inodes| self.free(&inodes))
+        if are_enough { self.free_forgotten() } else { Ok(()) }
     }
 
     /// Removes what [`Volume::forget_soon`] was told of.
     pub fn free_forgotten(&self) -> Result<()> {
-        let inodes = std::mem::take(&mut *self.forgotten.lock());
-        self.free(&inodes)
+        let data = {
+            let _exclusive = self.names.write();
+            // Not before: who looks at the tables passes over what is in the list.
+            let inodes = std::mem::take(&mut *self.forgotten.lock());
+            self.free_records(&inodes)?
+        };
+        self.all_data.add(self.ve, &data);
+        Ok(())
     }
 
     fn free(&self, inodes: &[Ino]) -> Result<()> {
-        if inodes.is_empty() {
-            return Ok(());
-        }
-        let mut data = Vec::new();
-        {
+        let data = {
             let _exclusive = self.names.write();
-            let mut batch = self.batch();
-            let mut freed = Vec::new();
-            for &ino in inodes.iter().filter(|ino| !self.is_open(**ino)) {
-                let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
-                    continue;
-                };
-                batch.delete_inode(ino, &record)?;
-                if let PrivateContent::Data { id, .. } = record.content {
-                    batch.put_removal(id);
-                    data.push(id);
-                }
-                freed.push(ino);
+            self.free_records(inodes)?
+        };
+        self.all_data.add(self.ve, &data);
+        Ok(())
+    }
+
+    /// Removes the records of those that have neither names nor handles, and returns their data files. The caller holds `names` exclusively.
+    fn free_records(&self, inodes: &[Ino]) -> Result<Vec<u64>> {
+        let mut batch = self.batch();
+        let (mut freed, mut data) = (Vec::new(), Vec::new());
+        for &ino in inodes.iter().filter(|ino| !self.is_open(**ino)) {
+            let Some(record) = self.meta.inode(self.ve, ino)?.filter(|record| record.nlink == 0) else {
+                continue;
+            };
+            batch.delete_inode(ino, &record)?;
+            if let PrivateContent::Data { id, .. } = record.content {
+                batch.put_removal(id);
+                data.push(id);
             }
-            if freed.is_empty() {
-                return Ok(());
-            }
+            freed.push(ino);
+        }
+        if !freed.is_empty() {
             batch.commit()?;
             freed.into_iter().for_each(|ino| self.joined.forget(ino));
         }
-        self.all_data.add(self.ve, &data);
-        Ok(())
+        Ok(data)
+    }
+
+    /// What is about to be freed: nobody has it any more. The caller holds `names`.
+    pub(super) fn are_forgotten(&self) -> HashSet<Ino> {
+        self.forgotten.lock().iter().copied().collect()
     }
 
     /// Whether an inode is an orphan: without names, waiting to be forgotten.

@@ -130,7 +130,7 @@ impl Volume {
     fn scan(&self, changes: u64) -> Result<Found> {
         let mut records: HashMap<Ino, InodeRecord> = self.meta.all_inodes(self.ve)?.into_iter().collect();
         // Nobody has them any more.
-        self.forgotten.lock().iter().for_each(|ino| drop(records.remove(ino)));
+        self.are_forgotten().iter().for_each(|ino| drop(records.remove(ino)));
         let mut usage = Usage { private_inodes: records.len() as u64, ..Usage::default() };
         let (mut files, mut blobs) = (HashMap::new(), Vec::new());
         // What the base has is shown, unless a record says otherwise...
