@@ -120,11 +120,17 @@ impl Host {
     /// The same on a host of any kind.
     pub fn with_sample_in(setup: Setup, ves: &[&str]) -> Host {
         let host = Host::with(setup);
-        let source = host.scratch().join("source");
-        crate::sample::make(&source);
-        host.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
-        host.mounted("sample", ves);
+        host.import_sample(ves);
         host
+    }
+
+    /// Imports the sample tree as `sample@1`, and makes and mounts VEs on it.
+    #[track_caller]
+    pub fn import_sample(&self, ves: &[&str]) {
+        let source = self.scratch().join("source");
+        crate::sample::make(&source);
+        self.vzfs(["template", "import", "sample@1", source.to_str().expect("text")]).ok();
+        self.mounted("sample", ves);
     }
 
     /// A host with the Debian tree imported as `debian@12`.

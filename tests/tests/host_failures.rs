@@ -283,10 +283,7 @@ impl Limited {
             Host::without_daemon(Setup { device: Some(PathBuf::from(disk.device())), ..Setup::default() });
         host_sh("btrfs quota enable \"$1\"", [host.disk()]);
         host.start();
-        let source = host.scratch().join("os");
-        sample::make(&source);
-        host.vzfs(["template", "import", "sample@1", text(&source)]).ok();
-        host.mounted("sample@1", &["a", "b"]);
+        host.import_sample(&["a", "b"]);
         let limited = Limited { host, _disk: disk, _folder: folder };
         limited.limit(&(limited.referenced_bytes() + (more_mib << 20)).to_string());
         limited

@@ -319,12 +319,12 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_full_disk_is_recognised_wherever_it_was_noticed() {
-        let full = || io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
-        let blob = || BlobError::Io { action: "write", path: "/store/blobs/tmp/1".into(), source: full() };
-        let errors = [
-            StoreError::Io { action: "write", path: "/store/format".into(), source: full() },
+    /// A failure of the store's disk as each part of the store tells of it.
+    fn noticed_anywhere(errno: rustix::io::Errno) -> [StoreError; 4] {
+        let failed = || io::Error::from_raw_os_error(errno.raw_os_error());
+        let blob = || BlobError::Io { action: "write", path: "/store/blobs/tmp/1".into(), source: failed() };
+        [
+            StoreError::Io { action: "write", path: "/store/format".into(), source: failed() },
             StoreError::Blob(blob()),
             StoreError::from(ArchiveError::Entry {
                 archive: "a.tar".into(),
@@ -332,8 +332,12 @@ mod tests {
                 reason: Reason::Blob(Box::new(blob())),
             }),
             StoreError::Stack(StackError::Blobs(blob())),
-        ];
-        for error in errors {
+        ]
+    }
+
+    #[test]
+    fn a_full_disk_is_recognised_wherever_it_was_noticed() {
+        for error in noticed_anywhere(rustix::io::Errno::NOSPC) {
             let reply = api_error(&error);
             assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
             assert!(reply.hint.is_some_and(|hint| hint.contains("free space")));
@@ -342,18 +346,7 @@ mod tests {
 
     #[test]
     fn a_quota_is_told_as_one() {
-        let over = || io::Error::from_raw_os_error(rustix::io::Errno::DQUOT.raw_os_error());
-        let blob = || BlobError::Io { action: "write", path: "/store/blobs/tmp/1".into(), source: over() };
-        let errors = [
-            StoreError::Io { action: "write", path: "/store/format".into(), source: over() },
-            StoreError::Blob(blob()),
-            StoreError::from(ArchiveError::Entry {
-                archive: "a.tar".into(),
-                entry: "etc".into(),
-                reason: Reason::Blob(Box::new(blob())),
-            }),
-        ];
-        for error in errors {
+        for error in noticed_anywhere(rustix::io::Errno::DQUOT) {
             let reply = api_error(&error);
             assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
             assert!(reply.hint.is_some_and(|hint| hint.contains("raise the quota")), "{error:?}");

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, DaemonError, LogFormat};
-use crate::supervisor::OWN_VARIABLES;
+use crate::supervisor::hide_from;
 use crate::sys;
 
 /// What the background process writes on its standard output when requests are answered.
@@ -66,9 +66,7 @@ pub fn start_in_background(config: &Config) -> Result<(), DaemonError> {
     let log_file = open_log(&log).map_err(DaemonError::io(format!("open the log {}", log.display())))?;
     let mut command = Command::new(program);
     // A service manager that started this process knows it, and not the one in the background.
-    for variable in OWN_VARIABLES {
-        command.env_remove(variable);
-    }
+    hide_from(&mut command);
     let mut child = command
         // With its other arguments, in the same folder: relative paths mean the same there.
         .args(std::env::args_os().skip(1))

@@ -323,8 +323,7 @@ impl Ledger {
     pub(super) fn take_all_unused(&self) -> Vec<u32> {
         let mut state = self.state.lock();
         let State { registered, table, .. } = &mut *state;
-        registered
-            .take_idle(|ino| find(table.words(), ino).is_some_and(|slot| slot.handles().passthrough() > 0));
+        registered.forget_idle(|ino| is_served_by_kernel(table.words(), ino));
         slots(table.words()).filter_map(|slot| slot.take_unused()).collect()
     }
 }
@@ -379,8 +378,7 @@ impl State {
     /// Takes a backing id that need not be kept any longer.
     fn take_one_too_many(&mut self) -> Option<u32> {
         let table = self.table.words();
-        let is_open = |ino| find(table, ino).is_some_and(|slot| slot.handles().passthrough() > 0);
-        let ino = self.registered.too_many(is_open)?;
+        let ino = self.registered.too_many(|ino| is_served_by_kernel(table, ino))?;
         self.take_unused(ino)
     }
 
@@ -475,6 +473,11 @@ fn probe(table: &[AtomicU64], ino: u64) -> impl Iterator<Item = Slot<'_>> {
 
 fn find(table: &[AtomicU64], ino: Ino) -> Option<Slot<'_>> {
     probe(table, ino.get()).take_while(|slot| slot.ino() != 0).find(|slot| slot.ino() == ino.get())
+}
+
+/// Whether somebody has an inode open in passthrough mode.
+fn is_served_by_kernel(table: &[AtomicU64], ino: Ino) -> bool {
+    find(table, ino).is_some_and(|slot| slot.handles().passthrough() > 0)
 }
 
 /// Takes a free slot, of which there is one as the table is never full; its other words are 0.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -198,9 +198,7 @@ pub fn resume(
         }
         volume.adopt_written(ledger.known_inodes().into_iter().map(|(ino, _)| ino));
         volume.free_orphans(|ino| ledger.knows(ino)).map_err(io::Error::other)?;
-        for id in ledger.take_all_unused() {
-            backing::close(kept.device.as_fd(), id);
-        }
+        close_unused(&ledger, kept.device.as_fd());
         let connection = Connection { device: kept.device, ledger, agreed: kept.agreed, new: false };
         start(volume, mountpoint, options, connection, keep)
     });
@@ -219,6 +217,11 @@ fn random() -> u64 {
     // Fails only before the kernel has any entropy; connections are then told apart by their requests alone.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(bytes)
+}
+
+/// Has the kernel close the backing files that nobody has open.
+fn close_unused(ledger: &Ledger, device: BorrowedFd<'_>) {
+    ledger.take_all_unused().into_iter().for_each(|id| backing::close(device, id));
 }
 
 /// What a session is started on.
@@ -329,9 +332,7 @@ impl Mount {
 
     /// Lets go of the blobs that are registered with the kernel and that nobody has open.
     pub fn forget_blobs(&self) {
-        for id in self.ledger.take_all_unused() {
-            backing::close(self.device.as_fd(), id);
-        }
+        close_unused(&self.ledger, self.device.as_fd());
     }
 
     /// The process that holds a lock for writing on a file of the mount.

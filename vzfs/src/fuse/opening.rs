@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use fuser::{
     Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyCreate, ReplyOpen, Request,
 };
-
 use tracing::warn;
 
 use super::convert::file_attr;
@@ -86,7 +85,8 @@ impl Dispatch {
             self.volume.set_attr(ino, set, self.rights(req))?;
         }
         let sharing = self.sharing();
-        let registered = self.ledger.registered(ino).filter(|_| !write && sharing == Sharing::Passthrough);
+        let may_be_registered = !write && sharing == Sharing::Passthrough;
+        let registered = if may_be_registered { self.ledger.registered(ino) } else { None };
         let open = match registered.map(|blob| self.volume.open_on_blob(ino, blob)).transpose()?.flatten() {
             Some(open) => open,
             None => self.volume.open_file(ino, write, sharing)?,

@@ -61,7 +61,7 @@ impl Registered {
         true
     }
 
-    /// An inode whose backing file must go because there are too many; `is_open` says which are in use. To be asked until there is none.
+    /// An inode whose backing file must go because there are too many; `is_open` says which are in use. To be asked whenever one more is kept.
     pub(super) fn too_many(&mut self, is_open: impl Fn(Ino) -> bool) -> Option<Ino> {
         // An inode is passed over once for having been used, so this ends.
         while self.idle.len() > MAX_KEPT || IN_ALL.load(Ordering::Relaxed) > MAX_KEPT_IN_ALL {
@@ -87,20 +87,14 @@ impl Registered {
         self.by_ino.remove(&ino);
     }
 
-    /// Forgets all that are not `in_use`; these are.
-    pub(super) fn take_idle(&mut self, in_use: impl Fn(Ino) -> bool) -> Vec<Ino> {
+    /// Forgets all that are not in use.
+    pub(super) fn forget_idle(&mut self, in_use: impl Fn(Ino) -> bool) {
         IN_ALL.fetch_sub(self.idle.len(), Ordering::Relaxed);
         self.idle.clear();
-        let mut idle = Vec::new();
         self.by_ino.retain(|ino, entry| {
             entry.idle = false;
-            let stays = in_use(*ino);
-            if !stays {
-                idle.push(*ino);
-            }
-            stays
+            in_use(*ino)
         });
-        idle
     }
 }
 
@@ -159,8 +153,9 @@ mod tests {
         }
         registered.keep(ino(3));
         registered.keep(ino(4));
-        assert_eq!(registered.take_idle(|opened| opened != ino(3)), [ino(3)]);
-        assert_eq!(registered.blob(ino(3)), None);
+        registered.forget_idle(|opened| opened != ino(3));
+        let gone: Vec<usize> = (0..10).filter(|number| registered.blob(ino(*number)).is_none()).collect();
+        assert_eq!(gone, [3]);
         assert!(registered.keep(ino(4)), "it was in use");
     }
 }

@@ -103,7 +103,7 @@ impl Store {
             shared_files: 0,
         };
         let slots: Vec<Arc<Slot>> = if request.ves.is_empty() {
-            self.catalog.read().ves.values().cloned().collect()
+            self.slots()
         } else {
             request.ves.iter().map(|name| self.slot(name)).collect::<Result<_, _>>()?
         };

@@ -255,7 +255,7 @@ impl Store {
     /// What there is and how much of it. Walks all blobs: seconds in a store of millions.
     pub fn info(&self) -> Result<StoreInfo, StoreError> {
         let totals = self.totals();
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        let slots = self.slots();
         let (mut blobs, mut blob_bytes) = (0, 0);
         for item in self.blobs.list()? {
             blobs += 1;

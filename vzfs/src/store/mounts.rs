@@ -137,8 +137,7 @@ impl Store {
 
     /// Mounts what was mounted when the last daemon ended. One that fails is logged and stays wanted.
     pub fn mount_wanted(&self) {
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
-        for slot in slots {
+        for slot in self.slots() {
             let mut live = slot.live.lock();
             let record = slot.record();
             let Some(place) = &record.mountpoint else { continue };
@@ -154,8 +153,7 @@ impl Store {
     /// Ends the service: nothing new starts, and every mount is taken away but stays wanted for the next start.
     pub fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
-        for slot in slots {
+        for slot in self.slots() {
             let mut live = slot.live.lock();
             let gentle = self.unmount_locked(&slot, &mut live, false);
             let result = gentle.or_else(|error| {
@@ -315,8 +313,7 @@ impl Store {
 
     /// Has all mounts look for their blobs again.
     pub(super) fn forget_blobs(&self) {
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
-        for slot in slots {
+        for slot in self.slots() {
             if let Some(mount) = &slot.live.lock().mount {
                 mount.forget_blobs();
             }
@@ -352,13 +349,14 @@ impl Store {
 
     /// The same for lists, which one damaged VE must not take from all others: of a VE whose base cannot be read, nothing is known.
     pub(super) fn usage_to_show(&self, slot: &Slot) -> Result<Usage, StoreError> {
+        let is_of_its_base = |error: &StoreError| match error {
+            StoreError::Tree(_) => true,
+            StoreError::Volume { source, .. } => matches!(**source, VolumeError::Tree(_)),
+            _ => false,
+        };
         match self.usage(slot) {
-            Err(StoreError::Tree(error)) => {
+            Err(error) if is_of_its_base(&error) => {
                 tracing::warn!(ve = %slot.record().name, %error, "its space is not known");
-                Ok(Usage::default())
-            }
-            Err(StoreError::Volume { ve, source }) if matches!(*source, VolumeError::Tree(_)) => {
-                tracing::warn!(%ve, error = %source, "its space is not known");
                 Ok(Usage::default())
             }
             usage => usage,

@@ -47,7 +47,7 @@ pub struct WayBack {
 impl Store {
     /// Where each VE stands, by name.
     pub fn standings(&self) -> Vec<VeStanding> {
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        let slots = self.slots();
         slots.iter().map(|slot| standing(slot)).collect()
     }
 

@@ -242,8 +242,7 @@ impl Store {
                 own.insert(ve);
             }
         })?;
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
-        for slot in slots {
+        for slot in self.slots() {
             let record = slot.record();
             let user = |path: &[u8]| DamageUser {
                 template: None,
@@ -288,7 +287,7 @@ impl Store {
 
     /// Looks through the private layers of all VEs, and tells how many those are.
     fn private_damage(&self, events: &dyn Events) -> Result<(u64, Vec<PrivateDamage>), StoreError> {
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        let slots = self.slots();
         let step = Step::new(events, "VEs", "looking through", Some(slots.len() as u64));
         let (mut ves, mut found) = (0, Vec::new());
         for slot in slots {

@@ -33,7 +33,7 @@ impl Drop for Names<'_> {
 impl Store {
     /// All VEs, by name.
     pub fn ves(&self) -> Result<Vec<Ve>, StoreError> {
-        let slots: Vec<_> = self.catalog.read().ves.values().cloned().collect();
+        let slots = self.slots();
         let mut ves = Vec::with_capacity(slots.len());
         for slot in &slots {
             match self.describe(slot) {
@@ -48,6 +48,11 @@ impl Store {
     /// One VE.
     pub fn ve(&self, name: &VeName) -> Result<Ve, StoreError> {
         self.describe(&*self.slot(name)?)
+    }
+
+    /// All VEs there are now, by name. No lock is held on return.
+    pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.catalog.read().ves.values().cloned().collect()
     }
 
     pub(super) fn slot(&self, name: &VeName) -> Result<Arc<Slot>, StoreError> {

@@ -23,6 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -39,8 +40,8 @@ use tracing::{info, warn};
 use super::Holding;
 use crate::sys;
 
-/// Environment variables that are meant for this process alone: children must not take them for theirs.
-pub const OWN_VARIABLES: [&str; 6] =
+/// Environment variables that are meant for this process alone.
+const OWN_VARIABLES: [&str; 6] =
     ["NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "FDSTORE"];
 /// The first descriptor that is handed over.
 const FIRST_DESCRIPTOR: i32 = 3;
@@ -86,6 +87,13 @@ enum Unusable {
     Twice,
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),
+}
+
+/// Takes from a child what the manager means for this process: it would take that for its own.
+pub fn hide_from(child: &mut Command) {
+    for variable in OWN_VARIABLES {
+        child.env_remove(variable);
+    }
 }
 
 /// The service manager.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use channel::Channel;
 pub use link::{Link, Orders};
-pub use manager::{OWN_VARIABLES, ServiceManager};
+pub use manager::{ServiceManager, hide_from};
 pub use watch::{Program, supervise};
 
 use crate::fuse::Agreed;

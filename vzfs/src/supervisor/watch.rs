@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::manager::{Held, OWN_VARIABLES, ServiceManager};
+use super::manager::{Held, ServiceManager, hide_from};
 use super::{Channel, Holding, Order, Report};
 use crate::types::VeId;
 
@@ -152,9 +152,7 @@ async fn watch(program: &Program, mut mounts: Mounts, ready: impl FnOnce()) -> i
 /// The program, without what the service manager means for this process.
 fn command(program: &Program) -> Command {
     let mut command = Command::new(&program.file);
-    for variable in OWN_VARIABLES {
-        command.env_remove(variable);
-    }
+    hide_from(command.as_std_mut());
     command
 }
 

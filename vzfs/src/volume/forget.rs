@@ -19,12 +19,12 @@ impl Volume {
     pub fn free_orphans(&self, known: impl Fn(Ino) -> bool) -> Result<()> {
         let mut orphans = self.meta.orphans(self.ve)?;
         orphans.retain(|ino| !known(*ino));
-        orphans.chunks(FORGOTTEN_AT_ONCE).try_for_each(|inodes| self.free(inodes))
+        orphans.chunks(FORGOTTEN_AT_ONCE).try_for_each(|inodes| self.free(|| inodes.to_vec()))
     }
 
     /// Removes an inode for good if it has no name and no handle. The kernel has forgotten it, or a direct user has no more use for it.
     pub fn forget(&self, ino: Ino) -> Result<()> {
-        self.free(&[ino])
+        self.free(|| vec![ino])
     }
 
     /// As [`Volume::forget`], at the latest when [`PrivateData::settle`] is called next: many are removed with one batch. A crash in between leaves
@@ -48,20 +48,14 @@ impl Volume {
 
     /// Removes what [`Volume::forget_soon`] was told of.
     pub fn free_forgotten(&self) -> Result<()> {
-        let data = {
-            let _exclusive = self.names.write();
-            // Not before: who looks at the tables passes over what is in the list.
-            let inodes = std::mem::take(&mut *self.forgotten.lock());
-            self.free_records(&inodes)?
-        };
-        self.all_data.add(self.ve, &data);
-        Ok(())
+        // Taken with `names` held: who looks at the tables passes over what is in the list.
+        self.free(|| std::mem::take(&mut *self.forgotten.lock()))
     }
 
-    fn free(&self, inodes: &[Ino]) -> Result<()> {
+    fn free(&self, inodes: impl FnOnce() -> Vec<Ino>) -> Result<()> {
         let data = {
             let _exclusive = self.names.write();
-            self.free_records(inodes)?
+            self.free_records(&inodes())?
         };
         self.all_data.add(self.ve, &data);
         Ok(())

@@ -94,6 +94,7 @@ impl Volume {
                 // It is mapped.
                 self.opens.lock().note_written(ino);
             }
+            // Asked for its size after that, also by who has just scanned: from here on it does not change unnoticed.
             written.push(ino);
         }
         for ino in written {
