@@ -100,9 +100,10 @@ impl PrivateData {
     /// Those of writing and syncing the database: the files wait on. A file that cannot be removed is tried again at the next start.
     pub fn settle(&self) -> Result<usize, VolumeError> {
         let volumes = std::mem::take(&mut self.waiting.lock().volumes);
-        for volume in volumes.iter().filter_map(Weak::upgrade) {
-            volume.free_forgotten()?;
-        }
+        let freed: Vec<_> =
+            volumes.iter().filter_map(Weak::upgrade).map(|volume| volume.free_forgotten()).collect();
+        // One that fails is no reason for the others to wait: they are not told of again.
+        freed.into_iter().collect::<Result<(), VolumeError>>()?;
         let files = {
             let mut waiting = self.waiting.lock();
             (waiting.bytes, waiting.urgent) = (0, false);
