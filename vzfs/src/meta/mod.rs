@@ -16,6 +16,7 @@ mod keys;
 mod log_folder;
 mod once;
 mod private;
+mod recent;
 mod record;
 mod removals;
 mod seen;
@@ -41,6 +42,7 @@ pub use seen::Seen;
 
 use crate::types::{VeId, Watermark};
 use log_folder::LogFolder;
+use recent::Recent;
 
 /// Why the database refused.
 #[derive(Debug, Error)]
@@ -195,6 +197,10 @@ pub struct Meta {
     db: DB,
     /// How much of the log is durable.
     log: Watermark,
+    /// Up to where the log has what each VE wrote.
+    marks: Mutex<HashMap<VeId, u64>>,
+    /// Inodes that were read or written last.
+    recent: Recent,
     /// What was written to VEs that are watched.
     watched: Mutex<HashMap<VeId, Written>>,
     /// How many those are: who writes looks here first.
@@ -265,6 +271,8 @@ impl Meta {
         Ok(Meta {
             db,
             log: Watermark::default(),
+            marks: Mutex::default(),
+            recent: Recent::new(),
             watched: Mutex::default(),
             watches: AtomicUsize::new(0),
             when_failed: OnceLock::new(),
@@ -361,6 +369,12 @@ impl Meta {
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
         self.log.settle(|| self.written(self.db.flush_wal(true)))
+    }
+
+    /// Makes durable what was written to a VE's private tables so far. Costs nothing when that is durable, whatever other VEs wrote.
+    pub fn sync_of(&self, ve: VeId) -> Result<(), MetaError> {
+        let mark = self.marks.lock().get(&ve).copied();
+        self.log.settle_to(mark, || self.written(self.db.flush_wal(true)))
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
 use serde::Serialize;
 
+use super::recent::Found;
 use super::record::{EntryRecord, InodeRecord, PrivateContent};
 use super::{
     COUNTERS, ENTRIES, INODES, Meta, MetaError, ORPHANS, OUTCOMES_TABLE, REMOVALS, Table, damaged, keys,
@@ -20,6 +21,8 @@ pub struct Changes<'m> {
     pub(super) batch: WriteBatch,
     /// Whether the batch puts something into the orphan table.
     orphans: bool,
+    /// The inodes' records that the batch writes or removes, in order.
+    records: Vec<(Ino, Option<InodeRecord>)>,
     /// What is written, if somebody wants to know.
     written: Option<Written>,
 }
@@ -30,6 +33,7 @@ impl Changes<'_> {
         self.note_inode(ino);
         let key = keys::inode(self.ve, ino);
         self.batch.put_cf(self.meta.table(INODES), key, record.encode());
+        self.records.push((ino, Some(record.clone())));
         if record.nlink == 0 {
             self.batch.put_cf(self.meta.table(ORPHANS), key, b"");
             self.orphans = true;
@@ -40,8 +44,15 @@ impl Changes<'_> {
 
     /// Whether the orphan table may have an inode. Hardly any that gets a record does: looking is cheaper than writing that it is not there.
     fn may_be_orphan(&self, ino: Ino) -> bool {
-        // What cannot be read may be there.
-        self.orphans || self.meta.is_orphan(self.ve, ino).unwrap_or(true)
+        if self.orphans {
+            return true;
+        }
+        match self.meta.recent.find(self.ve, ino) {
+            // M3.
+            Found::Known(record) => record.is_some_and(|record| record.nlink == 0),
+            // What cannot be read may be there.
+            Found::Unknown(_) => self.meta.is_orphan(self.ve, ino).unwrap_or(true),
+        }
     }
 
     /// Removes an inode's record and everything below it in the entries table.
@@ -62,6 +73,7 @@ impl Changes<'_> {
         self.note_inode(ino);
         let key = keys::inode(self.ve, ino);
         self.batch.delete_cf(self.meta.table(INODES), key);
+        self.records.push((ino, None));
         self.batch.delete_cf(self.meta.table(ORPHANS), key);
     }
 
@@ -90,8 +102,15 @@ impl Changes<'_> {
         if sys::settle() != Verdict::Sound {
             return Err(MetaError::Unfounded);
         }
+        let writing = self.meta.recent.begin(self.ve, self.records);
         self.meta.written(self.meta.db.write(self.batch))?;
-        self.meta.log.advance();
+        writing.done();
+        let mark = self.meta.log.advance();
+        // Of two that end at the same time the later one may come first.
+        let mut marks = self.meta.marks.lock();
+        let of_ve = marks.entry(self.ve).or_default();
+        *of_ve = mark.max(*of_ve);
+        drop(marks);
         if let Some(written) = self.written
             && let Some(watched) = self.meta.watched.lock().get_mut(&self.ve)
         {
@@ -189,7 +208,7 @@ impl Meta {
         // Relaxed: who watches sees to it that no operation is under way when it begins.
         let watched = self.watches.load(Ordering::Relaxed) > 0 && self.watched.lock().contains_key(&ve);
         let written = watched.then(Written::default);
-        Changes { meta: self, ve, batch: WriteBatch::default(), orphans: false, written }
+        Changes { meta: self, ve, batch: WriteBatch::default(), orphans: false, records: Vec::new(), written }
     }
 
     /// Notes what is written to a VE's private tables from now on. The caller sees to it that no operation on the VE is under way now.
@@ -201,9 +220,16 @@ impl Meta {
 
     /// The private record of an inode.
     pub fn inode(&self, ve: VeId, ino: Ino) -> Result<Option<InodeRecord>, MetaError> {
+        let ticket = match self.recent.find(ve, ino) {
+            Found::Known(record) => return Ok(record),
+            Found::Unknown(ticket) => ticket,
+        };
         let key = keys::inode(ve, ino);
-        let Some(value) = self.db.get_pinned_cf(self.table(INODES), key)? else { return Ok(None) };
-        InodeRecord::decode(&value).map(Some).map_err(|why| damaged(INODES, &key, &why))
+        let value = self.db.get_pinned_cf(self.table(INODES), key)?;
+        let record = value.map(|value| InodeRecord::decode(&value)).transpose();
+        let record = record.map_err(|why| damaged(INODES, &key, &why))?;
+        self.recent.keep(ve, ino, &ticket, record.as_ref());
+        Ok(record)
     }
 
     /// The private entry of a name.
@@ -328,7 +354,10 @@ impl Meta {
             batch.delete_range_cf(self.table(table), start.to_vec(), end.clone());
         }
         self.delete_all_seen(&mut batch, ve)?;
-        self.write_durably(batch)
+        let result = self.write_durably(batch);
+        self.recent.clear();
+        self.marks.lock().remove(&ve);
+        result
     }
 }
 

@@ -26,9 +26,14 @@ impl Clock {
 
     /// The current time: later than what any file was stamped with before.
     pub(super) fn now(&self) -> Timestamp {
-        // The first time may be that of the last tick, which another file has already.
-        let twice = |file| touch(file).and_then(|_| touch(file));
-        self.touched.as_ref().and_then(twice).unwrap_or_else(Timestamp::now)
+        // No file was stamped with a later time so far.
+        let before = Timestamp::now();
+        let later = |file| match touch(file)? {
+            // The time of the last tick, or of another file since: one that a file has already.
+            time if time <= before => touch(file),
+            time => Some(time),
+        };
+        self.touched.as_ref().and_then(later).unwrap_or_else(Timestamp::now)
     }
 }
 
