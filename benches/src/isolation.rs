@@ -3,9 +3,11 @@
 //! A neighbour does four small things in its own VE, over and over, and notes how long each takes: while nothing else runs, while a hostile program works on a
 //! plain folder of the same disk (the control: what the processors, the disk and its journal cost anyway), and while the same program works in another VE.
 
+pub mod open_files;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use open_files::Held;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::resident_bytes;
 use crate::report::About;
 use crate::stats::{median, ratio, time, times};
 use crate::system::{System, Touches};
@@ -23,10 +27,6 @@ use crate::system::{System, Touches};
 const THREADS: usize = 4;
 /// Names that fill a directory before the neighbour is measured; it goes on being filled.
 const NAMES: usize = 2_000;
-/// The most files that are held open.
-const MAX_OPEN: usize = 1_000_000;
-/// Descriptors that a process needs besides.
-const SPARE: u64 = 50;
 
 /// What the hostile program does.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ValueEnum)]
@@ -42,7 +42,7 @@ pub enum Load {
     Fsync,
     /// Fills a directory.
     Fill,
-    /// Holds as many files open as it can, up to a million, and waits.
+    /// Holds many files open, a million if nobody says otherwise, and waits.
     OpenFiles,
 }
 
@@ -51,14 +51,15 @@ impl Load {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Does it in a folder until the process is ended; says so on standard output when it is under way.
+    /// Does it in a folder until the process is ended, [`Load::OpenFiles`] with `most` files until the end of standard input; says so on standard
+    /// output when it is under way.
     ///
     /// # Errors
     /// Something was refused.
-    pub fn run(self, folder: &Path) -> Result<()> {
+    pub fn run(self, folder: &Path, most: u64) -> Result<()> {
         fs::create_dir_all(folder)?;
         if self == Load::OpenFiles {
-            return hold(folder);
+            return open_files::hold(folder, most, |held| say(&serde_json::to_string(&held)?));
         }
         let (under_way, wait) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
@@ -79,7 +80,7 @@ impl Load {
             for _ in 0..THREADS {
                 wait.recv()?;
             }
-            say(0)
+            say(&serde_json::to_string(&Held::default())?)
         })
     }
 
@@ -115,55 +116,51 @@ impl Load {
     }
 }
 
-/// Tells who started this that it is under way, and how many files it holds.
-fn say(held: usize) -> Result<()> {
+/// Tells who started this that it is under way, in a line.
+///
+/// # Errors
+/// Nobody listens any more.
+pub fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout();
-    writeln!(out, "{held}")?;
+    writeln!(out, "{line}")?;
     Ok(out.flush()?)
 }
 
-/// Holds files of the folder open until the end of standard input.
-fn hold(folder: &Path) -> Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    let count =
-        maximum.map_or(MAX_OPEN, |limit| usize::try_from(limit.saturating_sub(SPARE)).unwrap_or(MAX_OPEN));
-    let mut held = Vec::new();
-    for number in 0..count.min(MAX_OPEN) {
-        held.push(File::create(folder.join(number.to_string()))?);
-    }
-    say(held.len())?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
-}
-
-/// A running hostile program. Dropping it kills it.
+/// A running hostile program. Dropping it ends it.
 struct Hostile {
+    load: Load,
     child: Child,
-    /// What it said when it was under way: how many files it holds.
-    held: u64,
+    /// What it said when it was under way.
+    held: Held,
+    /// How long that took.
+    secs: f64,
 }
 
 impl Hostile {
-    fn start(load: Load, folder: &Path) -> Result<Hostile> {
+    fn start(load: Load, folder: &Path, most: u64) -> Result<Hostile> {
+        let begin = Instant::now();
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--hostile", &load.name(), "--folder"]).arg(folder);
+        command.args(["--hostile", &load.name(), "--open-files", &most.to_string(), "--folder"]).arg(folder);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut line = String::new();
         let stdout = child.stdout.take().context("it has no output")?;
+        let mut hostile = Hostile { load, child, held: Held::default(), secs: 0.0 };
+        let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        let held = line.trim().parse();
-        let mut hostile = Hostile { child, held: 0 };
+        let held = serde_json::from_str(&line);
         hostile.held = held.with_context(|| format!("the load {} did not come under way", load.name()))?;
+        hostile.secs = begin.elapsed().as_secs_f64();
         Ok(hostile)
     }
 }
 
 impl Drop for Hostile {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
+        // One that has other processes ends when its input does, after them: nobody may have a file open when the VE is unmounted.
+        drop(self.child.stdin.take());
+        if self.load != Load::OpenFiles {
+            // It may have ended by itself.
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }
@@ -233,13 +230,24 @@ pub struct Report {
     pub about: About,
     /// What was measured.
     pub costs: Vec<Cost>,
-    /// How many files a VE held open.
-    pub open_files: u64,
-    /// Memory of the daemon for each of them.
-    pub open_file_bytes: f64,
+    /// What [`Load::OpenFiles`] came to in the VE.
+    pub open_files: Option<OpenFiles>,
 }
 
-/// Measures these loads, each for so long in each situation.
+/// Many open files of a VE.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct OpenFiles {
+    /// How many there were to be.
+    pub most: u64,
+    /// What was held.
+    pub held: Held,
+    /// Until it was.
+    pub under_way_secs: f64,
+    /// Memory that the daemon has more than before, for all of them.
+    pub daemon_bytes: u64,
+}
+
+/// Measures these loads, each for so long in each situation, [`Load::OpenFiles`] with `most` files.
 ///
 /// # Errors
 /// A VE cannot be made; an operation of the neighbour failed.
@@ -248,9 +256,10 @@ pub fn measure(
     about: About,
     loads: &[Load],
     long: Duration,
+    most: u64,
     told: &mut dyn FnMut(&Cost),
 ) -> Result<Report> {
-    let mut report = Report { about, costs: Vec::new(), open_files: 0, open_file_bytes: 0.0 };
+    let mut report = Report { about, costs: Vec::new(), open_files: None };
     let folder = system.make("neighbour", Touches::Nothing)?.join("srv/neighbour");
     fs::create_dir_all(&folder)?;
     File::create(folder.join("file"))?.write_all(&[0; 8192])?;
@@ -261,16 +270,19 @@ pub fn measure(
             [system.disk().join(&ve), system.make(&ve, Touches::Nothing)?.join("srv/hostile")];
         let idle = neighbour(&folder, long, &mut turn)?;
         let control = {
-            let _hostile = Hostile::start(*load, &places[0])?;
+            let _hostile = Hostile::start(*load, &places[0], most)?;
             neighbour(&folder, long, &mut turn)?
         };
         let before = memory(system);
         let hostile = {
-            let hostile = Hostile::start(*load, &places[1])?;
+            let hostile = Hostile::start(*load, &places[1], most)?;
             if *load == Load::OpenFiles {
-                report.open_files = hostile.held;
-                report.open_file_bytes =
-                    memory(system).saturating_sub(before) as f64 / hostile.held.max(1) as f64;
+                report.open_files = Some(OpenFiles {
+                    most,
+                    held: hostile.held,
+                    under_way_secs: hostile.secs,
+                    daemon_bytes: memory(system).saturating_sub(before),
+                });
             }
             neighbour(&folder, long, &mut turn)?
         };
@@ -290,12 +302,7 @@ pub fn measure(
 
 /// Resident bytes of a system's processes.
 fn memory(system: &dyn System) -> u64 {
-    let of = |pid: u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-    };
-    system.processes().into_iter().filter_map(of).sum::<u64>() << 10
+    system.processes().into_iter().filter_map(resident_bytes).sum()
 }
 
 /// The results as Markdown.
@@ -316,11 +323,8 @@ pub fn table(report: &Report) -> String {
             of(*control_secs),
         );
     }
-    if report.open_files > 0 {
-        text += &format!(
-            "\nThe daemon has {:.0} bytes of memory for each of {} open files of a VE.\n",
-            report.open_file_bytes, report.open_files
-        );
+    if let Some(OpenFiles { most, held, under_way_secs, daemon_bytes }) = report.open_files {
+        text += &format!("\n{}", open_files::sentence(held, most, under_way_secs, daemon_bytes));
     }
     text
 }
@@ -355,8 +359,9 @@ mod tests {
             control_secs: 2e-5,
             hostile_secs: 3e-5,
         };
-        let report =
-            Report { about: About::example(), costs: vec![cost], open_files: 10, open_file_bytes: 64.4 };
+        let held = Held { open: 10, distinct: 10, processes: 1 };
+        let open_files = Some(OpenFiles { most: 10, held, under_way_secs: 0.1, daemon_bytes: 644 });
+        let report = Report { about: About::example(), costs: vec![cost], open_files };
         let text = table(&report);
         assert!(text.contains("| open-files | read | 10.0 us | 20.0 us | 30.0 us | 3.00 | 1.50 |"), "{text}");
         assert!(text.contains("64 bytes of memory for each of 10 "), "{text}");

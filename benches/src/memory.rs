@@ -58,6 +58,19 @@ impl Usage {
     }
 }
 
+/// Memory that programs can have without any being written to a disk.
+///
+/// # Errors
+/// `/proc` cannot be asked.
+pub fn available_bytes() -> Result<u64> {
+    kib(&fs::read_to_string("/proc/meminfo")?, "MemAvailable").context("/proc/meminfo has no MemAvailable")
+}
+
+/// Resident memory of a process, if there is one.
+pub fn resident_bytes(process: u32) -> Option<u64> {
+    kib(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmRSS")
+}
+
 /// A line `NAME: NUMBER kB`, in bytes.
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -81,5 +94,6 @@ mod tests {
         let usage = Usage::now(&[std::process::id()], Path::new("/")).expect("readable");
         assert!(usage.slab_bytes > 0 && usage.processes_bytes > 0 && usage.disk_bytes > 0, "{usage:?}");
         assert_eq!(usage.since(&usage), Usage::default());
+        assert!(available_bytes().expect("readable") > 0 && resident_bytes(std::process::id()) > Some(0));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use rustix::thread::CapabilitySet;
+use serde_json::json;
 use vzfs::sandbox::capabilities::{BOUNDING, DAEMON, Kept, SESSION, SUPERVISOR, set};
 use vzfs_tests::{Host, Setup};
 
@@ -84,6 +85,8 @@ fn every_thread_has_what_its_table_says() {
         .and_then(|all| all.iter().find(|check| check["name"] == "sandbox").cloned());
     let check = check.expect("it is looked at");
     assert_eq!(check["status"], "ok", "{check}");
+    let status = host.json(["daemon", "status"]);
+    assert_eq!(status["sandbox"], json!({"capabilities_limited": true, "system_calls_filtered": true}));
 }
 
 #[test]
@@ -98,4 +101,13 @@ fn it_can_be_switched_off() {
         .as_array()
         .and_then(|all| all.iter().find(|check| check["name"] == "sandbox").cloned());
     assert_eq!(check.expect("it is looked at")["status"], "degraded");
+    let status = host.json(["daemon", "status"]);
+    assert_eq!(status["sandbox"], json!({"capabilities_limited": false, "system_calls_filtered": false}));
+    assert!(
+        host.vzfs(["daemon", "status"])
+            .ok()
+            .text()
+            .lines()
+            .any(|line| { line.starts_with("sandbox") && line.ends_with("off") })
+    );
 }

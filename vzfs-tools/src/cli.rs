@@ -321,7 +321,7 @@ pub(crate) enum StoreCommand {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DaemonCommand {
-    /// Show the daemon: version, processes, how often it was started again.
+    /// Show the daemon: version, processes, how often it was started again, what is on of its sandbox.
     Status,
     /// Replace the daemon by the version that is installed now; VEs stay mounted, programs in them notice a pause. Refused
     /// when that version cannot read the store.

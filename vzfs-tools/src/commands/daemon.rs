@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vzfs::api::{DaemonStatus, Metric, exposition};
+use vzfs::api::{DaemonStatus, Metric, SandboxStatus, exposition};
 
 use super::Context;
 use crate::cli::DaemonCommand;
@@ -49,5 +49,36 @@ fn show(status: &DaemonStatus) -> String {
     ];
     rows.extend(status.started.map(|started| ("running since", moment(started))));
     rows.push(("started again", format!("{} times", count(status.restarts))));
+    rows.extend(status.sandbox.map(|status| ("sandbox", sandbox(status).to_owned())));
     fields(rows)
+}
+
+/// What is in force, in words.
+fn sandbox(status: SandboxStatus) -> &'static str {
+    match (status.capabilities_limited, status.system_calls_filtered) {
+        (true, true) => "capabilities are limited, system calls are filtered",
+        (true, false) => "capabilities are limited, system calls are not filtered",
+        (false, true) => "capabilities are not limited, system calls are filtered",
+        (false, false) => "off",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_what_is_in_force_and_nothing_of_what_it_was_not_told() {
+        let told = r#"{"version": "1", "pid": 2, "supervisor_pid": 1, "restarts": 0}"#;
+        let mut status: DaemonStatus = serde_json::from_str(told).expect("of a daemon before the sandbox");
+        assert!(!show(&status).contains("sandbox"), "{}", show(&status));
+        status.sandbox = Some(SandboxStatus { capabilities_limited: true, system_calls_filtered: false });
+        assert!(
+            show(&status).contains("capabilities are limited, system calls are not"),
+            "{}",
+            show(&status)
+        );
+        status.sandbox = Some(SandboxStatus { capabilities_limited: false, system_calls_filtered: false });
+        assert!(show(&status).lines().any(|line| line.starts_with("sandbox") && line.ends_with("off")));
+    }
 }

@@ -91,8 +91,8 @@ pub use rollout::{
 };
 pub use store::{
     CheckStatus, DaemonStatus, DamageUser, DamagedThing, Doctor, DoctorCheck, GcReport, GcRequest,
-    PrivateDamage, StoreDamage, StoreDf, StoreInfo, StoreVerifyReport, TemplateDf, VeDf, VerifyProgress,
-    VerifyStatus, VerifyStore,
+    PrivateDamage, SandboxStatus, StoreDamage, StoreDf, StoreInfo, StoreVerifyReport, TemplateDf, VeDf,
+    VerifyProgress, VerifyStatus, VerifyStore,
 };
 pub use template::{
     DamagedBlob, ImportRequest, MergeRule, OsIdentity, Package, Removed, Template, TemplateKind,

@@ -285,6 +285,18 @@ pub struct DaemonStatus {
     pub started: Option<Timestamp>,
     /// How many daemons the supervisor has started before this one.
     pub restarts: u64,
+    /// What is in force of its sandbox, as the kernel says; a daemon before this field does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxStatus>,
+}
+
+/// What is in force of a sandbox.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// The daemon has no capability beyond those that it needs.
+    pub capabilities_limited: bool,
+    /// Its system calls are filtered.
+    pub system_calls_filtered: bool,
 }
 
 /// What this host offers, and what its lack costs.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::api::{CheckStatus, Doctor, DoctorCheck};
-use crate::sandbox::{self, Confinement, capabilities};
+use crate::sandbox::{self, Confinement};
 use crate::store::Store;
 use crate::sys;
 
@@ -137,8 +137,7 @@ fn protection_check(store: &Path) -> DoctorCheck {
 }
 
 fn sandbox_check(found: Confinement) -> DoctorCheck {
-    let allowed = capabilities::set(&capabilities::DAEMON);
-    let spare = (found.effective - allowed).bits().count_ones();
+    let spare = found.spare().bits().count_ones();
     let status = if spare == 0 && found.filtered { CheckStatus::Ok } else { CheckStatus::Degraded };
     let calls = if found.filtered { "system calls are filtered" } else { "system calls are not filtered" };
     let found = match spare {

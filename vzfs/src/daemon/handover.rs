@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::error::Refusal;
 use super::{Config, DaemonError, process};
-use crate::api::{ApiError, DaemonStatus, ErrorCode};
-use crate::sandbox::{self, Role};
+use crate::api::{ApiError, DaemonStatus, ErrorCode, SandboxStatus};
+use crate::sandbox::{self, Confinement, Role};
 use crate::store::Store;
 use crate::supervisor::{Channel, Link, Orders, Program, Report, ServiceManager};
 use crate::types::Timestamp;
@@ -126,8 +126,13 @@ async fn status(State(supervised): State<Arc<Supervised>>) -> Response {
         supervisor_pid: getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned()),
         started: Some(supervised.started),
         restarts: supervised.link.restarts(),
+        sandbox: Some(sandbox_status(sandbox::confinement())),
     })
     .into_response()
+}
+
+fn sandbox_status(found: Confinement) -> SandboxStatus {
+    SandboxStatus { capabilities_limited: found.spare().is_empty(), system_calls_filtered: found.filtered }
 }
 
 /// Answered before the daemon ends, and only if it will.

@@ -12,6 +12,7 @@
 //! - M2: an inode of the base that has a record has all its names as entries, but for names in directories that were removed.
 //! - M3: an inode whose record has `nlink` 0 is listed in the orphan table.
 
+mod disk_failure;
 mod keys;
 mod log_folder;
 mod once;
@@ -35,6 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+pub use disk_failure::DiskFailure;
 pub use once::{Outcomes, RequestId, on_behalf_of};
 pub use private::{Changes, PrivateEntries, PrivateEntry, Watch, Written};
 pub use record::{EntryRecord, InodeRecord, PrivateContent};
@@ -97,10 +99,8 @@ impl MetaError {
     /// What the disk has to do with it.
     fn disk_failure(&self) -> Option<DiskFailure> {
         match self {
-            error if error.is_over_quota() => Some(DiskFailure::Quota),
-            error if error.is_full() => Some(DiskFailure::Full),
-            MetaError::Database(source) if source.kind() == rocksdb::ErrorKind::IOError => {
-                Some(DiskFailure::Broken)
+            MetaError::Open { source, .. } | MetaError::Database(source) => {
+                DiskFailure::of(source.kind(), source.as_ref())
             }
             _ => None,
         }
@@ -108,32 +108,13 @@ impl MetaError {
 
     /// Whether the disk, or somebody's share of it, is full.
     pub fn is_full(&self) -> bool {
-        self.says("No space left on device") || self.is_over_quota()
+        matches!(self.disk_failure(), Some(DiskFailure::Full | DiskFailure::Quota))
     }
 
     /// Whether a quota of the host's filesystem is used up.
     pub fn is_over_quota(&self) -> bool {
-        self.says("Disk quota exceeded")
+        self.disk_failure() == Some(DiskFailure::Quota)
     }
-
-    /// RocksDB keeps the host's errno only in its text.
-    fn says(&self, text: &str) -> bool {
-        match self {
-            MetaError::Open { source, .. } | MetaError::Database(source) => source.as_ref().contains(text),
-            _ => false,
-        }
-    }
-}
-
-/// How a disk did not take a write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DiskFailure {
-    /// It is full. RocksDB goes on by itself some seconds after there is space.
-    Full,
-    /// A quota is used up (`EDQUOT`), which RocksDB takes for an error like any other: it goes on only when it is opened anew.
-    Quota,
-    /// Anything else: an input/output error, or the host's filesystem has made itself read-only.
-    Broken,
 }
 
 /// The tables of the catalog.

@@ -46,6 +46,13 @@ pub struct Confinement {
     pub filtered: bool,
 }
 
+impl Confinement {
+    /// The capabilities in effect that the daemon does not need; none when its own are limited to what it needs.
+    pub fn spare(&self) -> CapabilitySet {
+        self.effective - capabilities::set(&capabilities::DAEMON)
+    }
+}
+
 /// Confines the calling thread, and those that it starts, to its role. For a process: called before it has other threads.
 pub fn enter(role: Role) {
     static WARNED: Once = Once::new();
