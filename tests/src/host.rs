@@ -326,6 +326,11 @@ impl Host {
     pub fn power_off(&self) {
         // From then on the filesystem writes nothing more, not even its log.
         run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.disk()));
+        self.unmount_disk();
+    }
+
+    /// Kills the daemon and takes the mounts away, also from a disk whose filesystem has given up. [`Host::power_on`] is the way back.
+    pub fn unmount_disk(&self) {
         self.kill();
         let unmount = "awk -v d=\"$1/\" 'index($2, d) == 1 { print $2 }' /proc/self/mounts | xargs -r umount -l; umount \"$1\"";
         host_sh(unmount, [self.disk()]);

@@ -76,3 +76,13 @@ fn the_disk_is_full_on_xfs() {
 fn the_disk_is_full_on_ext4() {
     nothing_is_lost(Scenario::Full(HostFs::Ext4));
 }
+
+#[test]
+fn the_disk_fails_on_xfs() {
+    nothing_is_lost(Scenario::FailingDisk(HostFs::Xfs));
+}
+
+#[test]
+fn the_disk_fails_on_ext4() {
+    nothing_is_lost(Scenario::FailingDisk(HostFs::Ext4));
+}

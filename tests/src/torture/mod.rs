@@ -3,10 +3,11 @@
 //! The power: a workload runs on a disk that remembers every write and flush ([`disk`]). Then the disk is put into states in which a crash could have
 //! left it ([`crash`]), the store is opened on it, and what it shows is compared with a naive model ([`model`]).
 //!
-//! The daemon and its supervisor are killed, replaced, and run out of space under programs that know what must be there ([`program`]).
+//! The daemon and its supervisor are killed, replaced, run out of space, and have a disk that fails, under programs that know what must be there ([`program`]).
 
 pub mod crash;
 pub mod disk;
+pub mod failing;
 pub mod full;
 pub mod inside;
 pub mod load;

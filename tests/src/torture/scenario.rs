@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::full;
 use super::inside::Failure;
 use super::load::{kill_again_and_again, under_load, ves};
 use super::power::{Scene, Size};
 use super::program::Program;
 use super::random::Random;
+use super::{failing, full};
 use crate::host::host_sh;
 use crate::{Host, HostFs, Setup};
 
@@ -30,6 +30,8 @@ pub enum Scenario {
     UpdatesUnderKills,
     /// The disk is full, and full again.
     Full(HostFs),
+    /// The disk fails for a while, again and again.
+    FailingDisk(HostFs),
 }
 
 /// How much of it.
@@ -52,7 +54,7 @@ pub struct Tried {
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::Power(HostFs::Xfs),
         Scenario::Power(HostFs::Ext4),
         Scenario::PowerWithDaemon(HostFs::Xfs),
@@ -64,6 +66,8 @@ impl Scenario {
         Scenario::UpdatesUnderKills,
         Scenario::Full(HostFs::Xfs),
         Scenario::Full(HostFs::Ext4),
+        Scenario::FailingDisk(HostFs::Xfs),
+        Scenario::FailingDisk(HostFs::Ext4),
     ];
 
     /// Its name on the command line.
@@ -80,6 +84,8 @@ impl Scenario {
             Scenario::UpdatesUnderKills => "updates-under-kills",
             Scenario::Full(HostFs::Xfs) => "full-xfs",
             Scenario::Full(HostFs::Ext4) => "full-ext4",
+            Scenario::FailingDisk(HostFs::Xfs) => "failing-disk-xfs",
+            Scenario::FailingDisk(HostFs::Ext4) => "failing-disk-ext4",
         }
     }
 
@@ -93,6 +99,7 @@ impl Scenario {
             Scenario::Restarts => "replacements of the daemon",
             Scenario::UpdatesUnderKills => "SIGKILLs during updates",
             Scenario::Full(_) => "operations refused by a full disk",
+            Scenario::FailingDisk(_) => "failures of the disk for a while",
         }
     }
 
@@ -143,6 +150,7 @@ impl Scenario {
             Scenario::ManagedKills => managed_kills(seed, if long { 24 } else { 6 }),
             Scenario::UpdatesUnderKills => updates(seed, if long { 6 } else { 2 }),
             Scenario::Full(fs) => full::run(fs, seed),
+            Scenario::FailingDisk(fs) => failing::run(fs, seed, if long { 8 } else { 2 }),
         }
     }
 }
