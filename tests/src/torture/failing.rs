@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -102,10 +101,10 @@ fn fail_for_a_while(
             fs::write("/proc/sys/vm/drop_caches", "3").map_err(|error| error.to_string())?;
         }
         // From here on it is in memory.
-        let own = quiet.read().and_then(|()| File::open(&quiet.own).map_err(|error| error.to_string()));
+        let read = quiet.read().map_err(|what| format!("before the disk fails: {what}"));
         disk.fail(failing);
-        let (stop, own) = (&stop, own.map_err(|what| format!("before the disk fails: {what}")));
-        threads.push(scope.spawn(move || quiet.go_on(host, &own?, stop)));
+        let stop = &stop;
+        threads.push(scope.spawn(move || read.and_then(|()| quiet.go_on(host, stop))));
         pause(1500);
         disk.fail(Failing::default());
         pause(500);
@@ -167,15 +166,9 @@ impl Quiet {
     }
 
     /// Reads all the time, and must not notice anything, unless the host's filesystem has shut down, as XFS does: that refuses what it has in memory, too.
-    /// `own` is open already: a file of a VE is opened for writing on the host, which a filesystem that has made itself read-only, as ext4 does, refuses.
-    fn go_on(&self, host: &Host, own: &File, stop: &AtomicBool) -> Result<(), Failure> {
-        let mut bytes = vec![0; self.content.len()];
+    fn go_on(&self, host: &Host, stop: &AtomicBool) -> Result<(), Failure> {
         while !stop.load(Ordering::Relaxed) {
-            let read = same(fs::read(&self.template), &self.hostname, &self.template).and_then(|()| {
-                let found = own.read_exact_at(&mut bytes, 0).map(|()| &bytes);
-                same(found, &self.content, &self.own)
-            });
-            if let Err(what) = read
+            if let Err(what) = self.read()
                 && File::open(host.disk()).is_ok()
             {
                 return Err(format!("a VE whose data is in memory: {what}"));

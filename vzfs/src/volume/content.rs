@@ -73,7 +73,9 @@ impl Volume {
                     self.check_named(&node)?;
                 }
                 Ok(Some((
-                    opens.held_file(ino).map_or_else(|| self.open_content(ino, &node).map(Arc::new), Ok)?,
+                    opens
+                        .held_file(ino)
+                        .map_or_else(|| self.open_content(ino, &node, write).map(Arc::new), Ok)?,
                     blob,
                 )))
             })?;
@@ -149,16 +151,16 @@ impl Volume {
 
     /// Opens the content of a file for reading, without a handle: for export and commit.
     pub fn open_for_reading(&self, ino: Ino) -> Result<File> {
-        self.shared(|| self.open_content(ino, &self.node(ino)?))
+        self.shared(|| self.open_content(ino, &self.node(ino)?, false))
     }
 
-    fn open_content(&self, ino: Ino, node: &Node<'_>) -> Result<File> {
+    fn open_content(&self, ino: Ino, node: &Node<'_>, write: bool) -> Result<File> {
         if let Some((digest, _)) = blob_of(node) {
             return Ok(self.blobs.open_blob(&digest)?);
         }
         match node {
             Node::Private(InodeRecord { content: PrivateContent::Data { id, .. }, .. }) => {
-                self.data.open(*id)
+                self.data.open(*id, write)
             }
             _ => Err(VolumeError::Damaged { ino, why: "a regular file has no content" }),
         }
@@ -287,19 +289,19 @@ impl Volume {
     ) -> Result<T> {
         let _changing = self.changing(ino);
         self.copy_up(ino, None)?;
-        let file = self.current_file(ino)?;
+        let file = self.current_file(ino, true)?;
         self.all_data.make_room(|| {
             io(&file).map_err(|error| VolumeError::io(format!("{what} inode {ino} of VE {}", self.ve))(error))
         })
     }
 
     /// The file under an inode now, whether or not it is open.
-    fn current_file(&self, ino: Ino) -> Result<Arc<File>> {
+    fn current_file(&self, ino: Ino, write: bool) -> Result<Arc<File>> {
         self.shared(|| {
             if let Some(file) = self.opens.lock().held_file(ino) {
                 return Ok(file);
             }
-            Ok(Arc::new(self.open_content(ino, &self.node(ino)?)?))
+            Ok(Arc::new(self.open_content(ino, &self.node(ino)?, write)?))
         })
     }
 
@@ -336,13 +338,13 @@ impl Volume {
 
     /// Moves mtime and ctime where the host may have left them, because the size did not change.
     fn after_write(&self, ino: Ino) -> Result<()> {
-        let file = self.current_file(ino)?;
+        let file = self.current_file(ino, true)?;
         set_times(&file, None, Some(self.clock.now()))
     }
 
     /// Reads from a file.
     pub fn read(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let file = self.current_file(ino)?;
+        let file = self.current_file(ino, false)?;
         let failed = |error| VolumeError::io(format!("read inode {ino} of VE {}", self.ve))(error);
         let mut done = 0;
         while done < buffer.len() {
@@ -389,7 +391,7 @@ impl Volume {
         len: usize,
         rights: impl Rights,
     ) -> Result<usize> {
-        let source = self.current_file(from.0)?;
+        let source = self.current_file(from.0, false)?;
         let (mut offset_in, mut offset_out) = (from.1, to.1);
         let io = |target: &File| {
             let copied = rustix::fs::copy_file_range(
@@ -408,7 +410,7 @@ impl Volume {
 
     /// `SEEK_DATA` and `SEEK_HOLE`.
     pub fn seek(&self, ino: Ino, from: SeekFrom) -> Result<u64> {
-        let file = self.current_file(ino)?;
+        let file = self.current_file(ino, false)?;
         rustix::fs::seek(&*file, from)
             .map_err(|errno| VolumeError::io(format!("seek in inode {ino} of VE {}", self.ve))(errno.into()))
     }
@@ -422,7 +424,7 @@ impl Volume {
             ))
         })?;
         if data {
-            let file = self.current_file(ino)?;
+            let file = self.current_file(ino, false)?;
             let synced = if data_only { file.sync_data() } else { file.sync_all() };
             synced.map_err(VolumeError::io(format!("sync inode {ino} of VE {}", self.ve)))?;
             self.data.sync()?;

@@ -60,8 +60,15 @@ impl DataFolder {
         file.map_err(self.failed("create", id))
     }
 
-    pub(super) fn open(&self, id: u64) -> Result<File, VolumeError> {
-        OpenOptions::new().read(true).write(true).open(self.file(id)).map_err(self.failed("open", id))
+    /// Opens the file for reading and writing: who opens it for writing next shares it. Where the host's filesystem has made itself read-only, who does not
+    /// want to `write` gets it for reading.
+    pub(super) fn open(&self, id: u64, write: bool) -> Result<File, VolumeError> {
+        let path = self.file(id);
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if !write && error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            file => file,
+        };
+        file.map_err(self.failed("open", id))
     }
 
     /// Whether any process, or a memory map of any, may write to the file; the caller must not have it open itself.
