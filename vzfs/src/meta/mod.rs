@@ -178,8 +178,6 @@ pub struct Meta {
     db: DB,
     /// How much of the log is durable.
     log: Watermark,
-    /// Up to where the log has what each VE wrote.
-    marks: Mutex<HashMap<VeId, u64>>,
     /// Inodes that were read or written last.
     recent: Recent,
     /// What was written to VEs that are watched.
@@ -252,7 +250,6 @@ impl Meta {
         Ok(Meta {
             db,
             log: Watermark::default(),
-            marks: Mutex::default(),
             recent: Recent::new(),
             watched: Mutex::default(),
             watches: AtomicUsize::new(0),
@@ -350,12 +347,6 @@ impl Meta {
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
         self.log.settle(|| self.written(self.db.flush_wal(true)))
-    }
-
-    /// Makes durable what was written to a VE's private tables so far. Costs nothing when that is durable, whatever other VEs wrote.
-    pub fn sync_of(&self, ve: VeId) -> Result<(), MetaError> {
-        let mark = self.marks.lock().get(&ve).copied();
-        self.log.settle_to(mark, || self.written(self.db.flush_wal(true)))
     }
 }
 
