@@ -26,11 +26,11 @@ impl Usage {
     /// `/proc` or the filesystem cannot be asked.
     pub fn now(processes: &[u32], disk: &Path) -> Result<Usage> {
         let memory = fs::read_to_string("/proc/meminfo")?;
-        let of = |name| kib(&memory, name).with_context(|| format!("/proc/meminfo has no {name}"));
+        let of = |name| field_bytes(&memory, name).with_context(|| format!("/proc/meminfo has no {name}"));
         let mut processes_bytes = 0;
         for process in processes {
             let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-            processes_bytes += kib(&rollup, "Pss").context("a process has no Pss")?;
+            processes_bytes += field_bytes(&rollup, "Pss").context("a process has no Pss")?;
         }
         let space = rustix::fs::statvfs(disk)?;
         Ok(Usage {
@@ -63,16 +63,17 @@ impl Usage {
 /// # Errors
 /// `/proc` cannot be asked.
 pub fn available_bytes() -> Result<u64> {
-    kib(&fs::read_to_string("/proc/meminfo")?, "MemAvailable").context("/proc/meminfo has no MemAvailable")
+    field_bytes(&fs::read_to_string("/proc/meminfo")?, "MemAvailable")
+        .context("/proc/meminfo has no MemAvailable")
 }
 
 /// Resident memory of a process, if there is one.
 pub fn resident_bytes(process: u32) -> Option<u64> {
-    kib(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmRSS")
+    field_bytes(&fs::read_to_string(format!("/proc/{process}/status")).ok()?, "VmRSS")
 }
 
 /// A line `NAME: NUMBER kB`, in bytes.
-fn kib(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field_bytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
@@ -84,9 +85,9 @@ mod tests {
     #[test]
     fn lines_are_found_by_their_whole_name() {
         let text = "MemTotal:  10 kB\nCachedX:  1 kB\nCached:   2048 kB\nBroken: x kB\n";
-        assert_eq!(kib(text, "Cached"), Some(2 << 20));
-        assert_eq!(kib(text, "Broken"), None);
-        assert_eq!(kib(text, "Slab"), None);
+        assert_eq!(field_bytes(text, "Cached"), Some(2 << 20));
+        assert_eq!(field_bytes(text, "Broken"), None);
+        assert_eq!(field_bytes(text, "Slab"), None);
     }
 
     #[test]

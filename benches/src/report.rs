@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::field_bytes;
 use crate::run::run;
 use crate::stats::{median, ratio, time, times};
 use crate::system::{Kind, Requests, Under};
@@ -68,13 +69,11 @@ impl About {
                 .map(|text| text.lines().next().unwrap_or("").to_owned())
         };
         let memory = fs::read_to_string("/proc/meminfo")?;
-        let memory =
-            memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
         Ok(About {
             date: first_line("date", &["+%Y-%m-%d"])?,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             cpus: std::thread::available_parallelism()?.get(),
-            memory_bytes: memory.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) << 10,
+            memory_bytes: field_bytes(&memory, "MemTotal").unwrap_or(0),
             filesystem,
             commit: first_line("git", &["log", "-1", "--format=%h"]).unwrap_or_default(),
         })

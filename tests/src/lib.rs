@@ -37,6 +37,16 @@ pub fn text(path: &std::path::Path) -> &str {
     path.to_str().expect("a path of this test")
 }
 
+/// Makes a file, or replaces its content, and syncs it.
+///
+/// # Errors
+/// Those of the system calls, for tests of disks that fail.
+pub fn write_synced(path: &std::path::Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    std::io::Write::write_all(&mut file, content)?;
+    file.sync_all()
+}
+
 /// Ends the test with a message unless it runs as root: mounting, loop devices and foreign owners need it.
 pub fn require_root() {
     assert!(

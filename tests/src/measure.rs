@@ -25,11 +25,13 @@ pub fn spread(mut times: Vec<Duration>) -> Spread {
 /// A field of `/proc/PID/status` that is given in kilobytes, such as `VmRSS`, in bytes; 0 when there is none.
 pub fn process_memory_bytes(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-        .and_then(|value| value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
+    field_bytes(status.lines(), field).unwrap_or(0)
+}
+
+/// The first line `FIELD: NUMBER kB` of a file in `/proc`, in bytes.
+pub fn field_bytes<'a>(mut lines: impl Iterator<Item = &'a str>, field: &str) -> Option<u64> {
+    let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// Resident memory of a process that is its own (not mapped files), in bytes.

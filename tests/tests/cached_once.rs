@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use vzfs_tests::host::{host_sh, run};
-use vzfs_tests::measure::report;
+use vzfs_tests::measure::{field_bytes, report};
 use vzfs_tests::{Host, Setup};
 
 const VES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -22,8 +22,7 @@ with open(sys.argv[1], 'rb') as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT
 /// The machine's page cache, in bytes.
 fn cached() -> u64 {
     let memory = fs::read_to_string("/proc/meminfo").expect("readable");
-    let kib = memory.lines().find_map(|line| line.strip_prefix("Cached:")?.strip_suffix("kB"));
-    kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("as proc_meminfo(5) has it") * 1024
+    field_bytes(memory.lines(), "Cached").expect("as proc_meminfo(5) has it")
 }
 
 fn host() -> Host {
@@ -117,9 +116,6 @@ fn executed_pages_are_shared(host: &Host) {
 fn executable_pages(pid: u32) -> (u64, u64) {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("readable");
     let mut lines = maps.lines().skip_while(|line| !(line.contains(" r-xp ") && line.ends_with(PROGRAM)));
-    let mut field = |name: &str| {
-        let kib = lines.find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
-        kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("the program's code is mapped") * 1024
-    };
-    (field("Rss:"), field("Pss:"))
+    let mut field = |name| field_bytes(&mut lines, name).expect("the program's code is mapped");
+    (field("Rss"), field("Pss"))
 }

@@ -1,7 +1,7 @@
 //! Failures of the host under VEs at work: they reach whoever needs what has failed and nobody else, the daemon lives or comes back, and afterwards all is well.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vzfs_tests::host::{host_sh, run};
 use vzfs_tests::measure::report;
 use vzfs_tests::torture::disk::{Disk, Failing};
-use vzfs_tests::{Host, HostFs, Setup, sample, text};
+use vzfs_tests::{Host, HostFs, Setup, sample, text, write_synced};
 
 /// How long something may take to be well again.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -95,9 +95,7 @@ fn a_disk_that_cannot_be_read_fails_who_reads_it_and_works_again_when_it_does() 
     let scene = Scene::new(HostFs::Xfs);
     let (a, b) = (scene.host.root("a"), scene.host.root("b"));
     let kept = a.join("etc/kept");
-    File::create(&kept)
-        .and_then(|mut file| file.write_all(b"kept").and_then(|()| file.sync_all()))
-        .expect("works");
+    write_synced(&kept, b"kept").expect("works");
     let sound = everything(&a).expect("works");
     // Another process maps the trees anew, so that their pages can be dropped.
     scene.host.vzfs(["daemon", "restart"]).ok();
@@ -133,11 +131,7 @@ fn a_disk_that_cannot_be_written_fails_who_writes_and_keeps_what_was_synced() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new(HostFs::Ext4);
     let a = scene.host.root("a");
-    let write = |name: &str| {
-        let mut file = File::create(a.join(name))?;
-        file.write_all(name.as_bytes())?;
-        file.sync_all()
-    };
+    let write = |name: &str| write_synced(&a.join(name), name.as_bytes());
     for number in 0..50 {
         write(&format!("before-{number}")).expect("works");
     }
@@ -242,11 +236,7 @@ fn a_daemon_without_memory_says_so_or_is_started_again_and_nothing_is_lost() {
         // Less than it has: whatever it asks for is refused.
         run(Command::new("prlimit").args(["--pid", &pid.to_string(), "--as=1000000:"]));
         let kept = a.join(format!("kept-{round}"));
-        let synced = |path: &Path| {
-            let mut file = File::create(path)?;
-            file.write_all(&[7; 100_000])?;
-            file.sync_all()
-        };
+        let synced = |path: &Path| write_synced(path, &[7; 100_000]);
         for number in 0..200 {
             let path = a.join(format!("file-{number}"));
             match synced(&path).and_then(|()| fs::remove_file(&path)) {
@@ -301,12 +291,6 @@ impl Limited {
 
 fn is_over_quota(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::QuotaExceeded
-}
-
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 /// Writes files until their content is refused, large ones first. Returns those that were synced with their lengths, and how many were refused.

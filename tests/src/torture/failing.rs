@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::inside::Failure;
 use super::random::Random;
 use super::scenario::Tried;
 use crate::host::host_sh;
-use crate::{Host, HostFs, Setup};
+use crate::{Host, HostFs, Setup, write_synced};
 
 /// Memory that the disk may take.
 const DISK_BYTES: u64 = 600 << 20;
@@ -134,12 +134,6 @@ fn recover(host: &Host) -> Result<bool, Failure> {
     Ok(mounted_anew)
 }
 
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
 /// A VE whose program reads what is in memory.
 struct Quiet {
     /// A file of the template.
@@ -250,20 +244,15 @@ impl Worker {
         self.number += 1;
         let new = format!("f{}", self.number);
         let path = self.folder.join(&new);
-        let certain: Vec<String> = self
-            .names
-            .iter()
-            .filter(|(_, expected)| matches!(expected, Expected::Is(_)))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let old = self.random.pick(&certain).cloned();
-        let known = old.as_ref().and_then(|old| match self.names.get(old) {
-            Some(Expected::Is(content)) => Some(content.clone()),
+        let certain = self.names.iter().filter_map(|(name, expected)| match expected {
+            Expected::Is(content) => Some((name, content)),
             _ => None,
         });
+        let certain: Vec<(&String, &Vec<u8>)> = certain.collect();
+        let known = self.random.pick(&certain).map(|(name, content)| ((*name).clone(), (*content).clone()));
         let kind = if certain.len() > FILES { 3 } else { self.random.below(6) };
-        match (kind, old, known) {
-            (1, Some(old), Some(content)) => {
+        match (kind, known) {
+            (1, Some((old, content))) => {
                 self.names.insert(old.clone(), Expected::MayBeGone(content.clone()));
                 self.names.insert(new.clone(), Expected::MayBeGone(content.clone()));
                 self.pairs.push((old.clone(), new.clone()));
@@ -273,7 +262,7 @@ impl Worker {
                 self.names.insert(old, Expected::Gone);
                 self.names.insert(new, Expected::Is(content));
             }
-            (2, Some(old), Some(content)) => {
+            (2, Some((old, content))) => {
                 let replacement = self.content();
                 self.names.insert(new.clone(), Expected::Anything);
                 write_synced(&path, &replacement)?;
@@ -283,17 +272,17 @@ impl Worker {
                 self.names.insert(new, Expected::Gone);
                 self.names.insert(old, Expected::Is(replacement));
             }
-            (3, Some(old), Some(content)) => {
+            (3, Some((old, content))) => {
                 self.names.insert(old.clone(), Expected::MayBeGone(content));
                 fs::remove_file(self.folder.join(&old))?;
                 self.sync()?;
                 self.names.insert(old, Expected::Gone);
             }
-            (4, Some(old), Some(content)) => {
+            (4, Some((old, content))) => {
                 let found = fs::read(self.folder.join(&old))?;
                 assert!(found == content, "{}: {old} is not what was synced", self.folder.display());
             }
-            (5, ..) => {
+            (5, _) => {
                 let found = fs::read(self.root.join(LARGE))?;
                 assert_eq!(found.len(), LARGE_BYTES, "{}: a file of the template", self.folder.display());
             }

@@ -10,7 +10,7 @@ use rustix::fs::XattrFlags;
 use super::inside::Failure;
 use super::random::Random;
 use super::scenario::Tried;
-use crate::{Host, HostFs, Setup};
+use crate::{Host, HostFs, Setup, write_synced};
 
 /// Operations that each VE goes on trying on the full disk.
 const TRIES: usize = 200;
@@ -120,12 +120,6 @@ fn sound(host: &Host, kept: &Path, content: &[u8]) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 /// A program that fills its folder.

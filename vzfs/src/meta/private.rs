@@ -358,24 +358,9 @@ impl Meta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{FileKind, Timestamp};
 
     fn record(nlink: u32) -> InodeRecord {
-        let time = Timestamp::default();
-        InodeRecord {
-            kind: FileKind::File,
-            perm: 0o644,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            nlink,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            parent: 0,
-            content: PrivateContent::None,
-            xattrs: Default::default(),
-        }
+        InodeRecord { nlink, ..InodeRecord::example() }
     }
 
     /// M3.

@@ -154,7 +154,6 @@ fn is_small(record: Option<&InodeRecord>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{FileKind, Timestamp};
 
     const VE: VeId = VeId(3);
 
@@ -163,21 +162,7 @@ mod tests {
     }
 
     fn record(perm: u16) -> InodeRecord {
-        let time = Timestamp::default();
-        InodeRecord {
-            kind: FileKind::File,
-            perm,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            nlink: 1,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            parent: 0,
-            content: PrivateContent::None,
-            xattrs: Default::default(),
-        }
+        InodeRecord { perm, ..InodeRecord::example() }
     }
 
     fn ticket(recent: &Recent) -> Ticket {

@@ -90,6 +90,28 @@ impl InodeRecord {
     }
 }
 
+#[cfg(test)]
+impl InodeRecord {
+    /// An empty file of root's with one name.
+    pub(super) fn example() -> InodeRecord {
+        let time = Timestamp::default();
+        InodeRecord {
+            kind: FileKind::File,
+            perm: 0o644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            nlink: 1,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            parent: 0,
+            content: PrivateContent::None,
+            xattrs: BTreeMap::new(),
+        }
+    }
+}
+
 /// What a private entry says of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryRecord {
