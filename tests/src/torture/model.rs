@@ -2,8 +2,8 @@
 //!
 //! # What may be lost when the power fails
 //! All operations of all VEs and on the store stand in one log, and a crash keeps a prefix of it. So the names, types, permissions, links and
-//! attributes that are found must be exactly those after some number of operations, not less than there were at the last sync that was acknowledged
-//! (of anything: it is one log), and not more than were begun.
+//! attributes that are found must be exactly those after some number of operations, not more than were begun, and so many at least that what was done to a
+//! VE before a sync in it that was acknowledged is there, and all that was done before a change to the store itself, such as a new VE.
 //!
 //! The content of files is beside the log, as on ext4 and XFS. A file that was not written since its last fsync has exactly the content of
 //! then; content that came with the template counts as synced. Of one that was written since, each byte is one that the file had at that place at

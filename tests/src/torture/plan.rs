@@ -95,14 +95,41 @@ pub struct Plan {
     pub contents: Contents,
 }
 
+/// What is durable when an operation is acknowledged, it itself included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Syncs<'o> {
+    /// What was before.
+    Nothing,
+    /// Everything that was done to a VE.
+    Ve(&'o str),
+    /// Everything.
+    All,
+}
+
 impl Op {
-    /// Whether everything before is durable when it is acknowledged, and it itself too.
-    pub fn syncs(&self) -> bool {
+    fn syncs(&self) -> Syncs<'_> {
         match self {
-            Op::Open | Op::Collect | Op::HostSyncs | Op::HostWritesLog | Op::HostWritesData => false,
-            Op::Restart { killed } => !killed,
-            Op::In(_, change) => matches!(change, Change::Sync(_) | Change::SyncDir(_)),
-            _ => true,
+            Op::Open | Op::Collect | Op::HostSyncs | Op::HostWritesLog | Op::HostWritesData => Syncs::Nothing,
+            Op::Restart { killed: true } => Syncs::Nothing,
+            Op::In(ve, Change::Sync(_) | Change::SyncDir(_)) => Syncs::Ve(ve),
+            Op::In(..) => Syncs::Nothing,
+            _ => Syncs::All,
+        }
+    }
+}
+
+impl Plan {
+    /// How many operations from the first on are durable at least because this one is acknowledged.
+    pub fn durable_at(&self, number: usize) -> usize {
+        match self.ops[number].syncs() {
+            Syncs::Nothing => 0,
+            Syncs::All => number + 1,
+            Syncs::Ve(ve) => {
+                // Those up to the last that shows in the VE: the log has what other VEs did before that, too.
+                let now = self.worlds[number + 1].ves.get(ve);
+                let is_same = |world: &&World| world.ves.get(ve) == now;
+                number + 2 - self.worlds[..number + 2].iter().rev().take_while(is_same).count()
+            }
         }
     }
 }

@@ -289,9 +289,7 @@ impl Bounds {
                 }
                 Event::Mark(Mark::Acknowledged(number)) => {
                     bounds.acknowledged = Some(*number);
-                    if plan.ops[*number].syncs() {
-                        bounds.least = number + 1;
-                    }
+                    bounds.least = bounds.least.max(plan.durable_at(*number));
                 }
                 _ => {}
             }

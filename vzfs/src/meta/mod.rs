@@ -3,7 +3,7 @@
 //! Concepts
 //! - The *catalog* holds a few small JSON records (templates, tags, VEs, bases, settings). Each write is durable when it returns.
 //! - The *private tables* hold what VEs changed: `(VE, inode) -> record` and `(VE, directory, name) -> inode or whiteout`. One
-//!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`], and in order: a crash keeps
+//!   filesystem operation is one [`Changes`], applied atomically; it is durable after [`Meta::sync`] or [`Meta::sync_of`], and in order: a crash keeps
 //!   a prefix of the operations.
 //! - What is known of private data files ([`Seen`]) is a memory that may be lost.
 //!
@@ -178,6 +178,8 @@ pub struct Meta {
     db: DB,
     /// How much of the log is durable.
     log: Watermark,
+    /// Up to where the log has what each VE wrote.
+    marks: Mutex<HashMap<VeId, u64>>,
     /// Inodes that were read or written last.
     recent: Recent,
     /// What was written to VEs that are watched.
@@ -250,6 +252,7 @@ impl Meta {
         Ok(Meta {
             db,
             log: Watermark::default(),
+            marks: Mutex::default(),
             recent: Recent::new(),
             watched: Mutex::default(),
             watches: AtomicUsize::new(0),
@@ -347,6 +350,12 @@ impl Meta {
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
         self.log.settle(|| self.written(self.db.flush_wal(true)))
+    }
+
+    /// Makes durable what was written to a VE's private tables so far. Costs nothing when that is durable, whatever other VEs wrote.
+    pub fn sync_of(&self, ve: VeId) -> Result<(), MetaError> {
+        let mark = self.marks.lock().get(&ve).copied();
+        self.log.settle_to(mark, || self.written(self.db.flush_wal(true)))
     }
 }
 

@@ -105,7 +105,12 @@ impl Changes<'_> {
         let writing = self.meta.recent.begin(self.ve, self.records);
         self.meta.written(self.meta.db.write(self.batch))?;
         writing.done();
-        self.meta.log.advance();
+        let mark = self.meta.log.advance();
+        // Of two that end at the same time the later one may come first.
+        let mut marks = self.meta.marks.lock();
+        let of_ve = marks.entry(self.ve).or_default();
+        *of_ve = mark.max(*of_ve);
+        drop(marks);
         if let Some(written) = self.written
             && let Some(watched) = self.meta.watched.lock().get_mut(&self.ve)
         {
@@ -351,6 +356,7 @@ impl Meta {
         self.delete_all_seen(&mut batch, ve)?;
         let result = self.write_durably(batch);
         self.recent.clear();
+        self.marks.lock().remove(&ve);
         result
     }
 }

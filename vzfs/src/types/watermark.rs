@@ -21,9 +21,9 @@ impl Default for Watermark {
 }
 
 impl Watermark {
-    /// Something was written.
-    pub fn advance(&self) {
-        self.written.fetch_add(1, Ordering::AcqRel);
+    /// Something was written: its mark, for [`Watermark::settle_to`].
+    pub fn advance(&self) -> u64 {
+        self.written.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Runs `sync` unless everything written before this call is durable already. It may have become so while this waited for the sync of another
@@ -32,7 +32,19 @@ impl Watermark {
     /// # Errors
     /// Those of `sync`; the next call then tries again.
     pub fn settle<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        let needed = self.written.load(Ordering::Acquire);
+        self.settle_to(self.written.load(Ordering::Acquire), sync)
+    }
+
+    /// The same for what was written up to the mark `needed`; `None` stands for what an earlier process left.
+    ///
+    /// # Errors
+    /// Those of `sync`; the next call then tries again.
+    pub fn settle_to<E>(
+        &self,
+        needed: impl Into<Option<u64>>,
+        sync: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let needed = needed.into().unwrap_or(1);
         let is_durable = || self.durable.load(Ordering::Acquire) >= needed;
         if is_durable() {
             return Ok(());
@@ -101,5 +113,23 @@ mod tests {
             }
         });
         assert_eq!(syncs.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_was_written_later_is_not_waited_for() {
+        let mark = Watermark::default();
+        let mine = mark.advance();
+        let count = |needed: Option<u64>| {
+            let mut syncs = 0;
+            let synced = mark.settle_to(needed, || {
+                syncs += 1;
+                Ok::<_, ()>(())
+            });
+            synced.map(|()| syncs)
+        };
+        assert_eq!(count(Some(mine)), Ok(1));
+        let others = mark.advance();
+        assert_eq!((count(Some(mine)), count(None)), (Ok(0), Ok(0)));
+        assert_eq!((count(Some(others)), count(Some(others))), (Ok(1), Ok(0)));
     }
 }

@@ -329,7 +329,7 @@ impl Volume {
 
     /// Makes every change so far durable, names and attributes included; content only of files that were synced themselves.
     pub fn sync(&self) -> Result<()> {
-        Ok(self.meta.sync()?)
+        Ok(self.meta.sync_of(self.ve)?)
     }
 
     /// What relabels, and renames while the kernel did not know yet of a rebase, have changed since the last call.
