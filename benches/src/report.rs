@@ -43,6 +43,10 @@ pub struct About {
     pub filesystem: Under,
     /// The commit of vzfs, where git knows it.
     pub commit: String,
+    /// How long a processor that has become idle polls at most before it halts, in nanoseconds; `None` where it is not the driver `haltpoll` that decides.
+    /// From there a halted processor of a virtual machine is a long way back, which each request to a daemon waits for.
+    #[serde(default)]
+    pub halt_poll_ns: Option<u64>,
 }
 
 impl About {
@@ -56,6 +60,7 @@ impl About {
             memory_bytes: 4 << 30,
             filesystem: Under::Ext4,
             commit: "abc".to_owned(),
+            halt_poll_ns: None,
         }
     }
 
@@ -76,13 +81,21 @@ impl About {
             memory_bytes: field_bytes(&memory, "MemTotal").unwrap_or(0),
             filesystem,
             commit: first_line("git", &["log", "-1", "--format=%h"]).unwrap_or_default(),
+            halt_poll_ns: halt_poll_ns(),
         })
     }
 }
 
+/// Documentation/virt/guest-halt-polling.rst of the kernel.
+fn halt_poll_ns() -> Option<u64> {
+    let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver").ok()?;
+    let limit = fs::read_to_string("/sys/module/haltpoll/parameters/guest_halt_poll_ns").ok()?;
+    if driver.trim() == "haltpoll" { limit.trim().parse().ok() } else { None }
+}
+
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let About { date, kernel, cpus, memory_bytes, filesystem, commit } = self;
+        let About { date, kernel, cpus, memory_bytes, filesystem, commit, halt_poll_ns } = self;
         let gib = *memory_bytes as f64 / f64::from(1 << 30);
         let filesystem = match filesystem {
             Under::Ext4 => "ext4",
@@ -91,7 +104,12 @@ impl fmt::Display for About {
         write!(
             f,
             "{date}, Linux {kernel}, {cpus} CPUs, {gib:.0} GiB, {filesystem} in loop images, vzfs {commit}"
-        )
+        )?;
+        match halt_poll_ns {
+            None => Ok(()),
+            Some(0) => write!(f, ", idle processors halt at once"),
+            Some(limit) => write!(f, ", idle processors poll for up to {} us", limit / 1000),
+        }
     }
 }
 
@@ -326,6 +344,14 @@ mod tests {
     fn report(rows: Vec<RowReport>) -> Report {
         let about = About::example();
         Report { about, rows }
+    }
+
+    #[test]
+    fn what_idle_processors_do_is_told() {
+        let told = |halt_poll_ns| About { halt_poll_ns, ..About::example() }.to_string();
+        assert!(told(None).ends_with("vzfs abc"));
+        assert!(told(Some(0)).ends_with(", idle processors halt at once"));
+        assert!(told(Some(200_000)).ends_with(", idle processors poll for up to 200 us"));
     }
 
     #[test]

@@ -43,6 +43,17 @@ pub enum SandboxChoice {
     Off,
 }
 
+/// Whether idle processors are kept from halting while many requests come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum IdleChoice {
+    /// In a small virtual machine whose processors halt at once.
+    Auto,
+    /// Wherever the kernel lets it.
+    Awake,
+    /// Never.
+    Halt,
+}
+
 /// The vzfs daemon: owns a store, mounts its VEs, and answers `vzfs`.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vzfsd", version, about)]
@@ -72,6 +83,10 @@ pub struct Args {
     /// Whether the daemon gives up capabilities and system calls that it does not need.
     #[arg(long, value_enum, env = "VZFS_SANDBOX", default_value = "on")]
     pub sandbox: SandboxChoice,
+    /// Whether idle processors wait awake (poll) while many requests come in: requests are answered sooner, for processor time that others of the host could
+    /// have had. "auto" does so in a virtual machine of at most 8 processors, which would halt at once.
+    #[arg(long, value_enum, env = "VZFS_IDLE_PROCESSORS", default_value = "auto")]
+    pub idle_processors: IdleChoice,
     /// Threads that answer requests of each mount; as many as CPUs, at most 4, unless given.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
@@ -120,6 +135,8 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// Whether processes and threads are confined to what [`crate::sandbox`] leaves them.
     pub sandbox: bool,
+    /// Whether idle processors are kept awake while many requests come in.
+    pub idle_processors: IdleChoice,
     /// Threads of each mount.
     pub threads: usize,
     /// The command `vzfs`, which knows how to run programs in VEs.
@@ -185,6 +202,7 @@ impl Args {
                 PassthroughChoice::Off => Passthrough::Off,
             },
             sandbox: self.sandbox == SandboxChoice::On,
+            idle_processors: self.idle_processors,
             threads: self.threads.map_or(cpus.min(MAX_DEFAULT_THREADS), usize::from),
             vzfs: self.vzfs.as_ref().map_or_else(|| Ok(beside("vzfs")), absolute)?,
             scrub: self

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::idle::{self, Driver};
 use crate::api::{CheckStatus, Doctor, DoctorCheck};
 use crate::sandbox::{self, Confinement};
 use crate::store::Store;
@@ -34,7 +35,7 @@ pub(super) fn look(store: &Store) -> Doctor {
         sandbox_check(sandbox::confinement()),
         reflink_check(store),
         files_check(),
-        idle_check(Path::new("/sys")),
+        idle_check(&Driver::read(Path::new("/sys")), idle::is_kept_awake()),
         program_check("crun", "programs cannot be run in VEs with `vzfs ve exec`"),
         program_check("mmdebstrap", "Debian templates cannot be built, only imported"),
     ];
@@ -171,23 +172,20 @@ fn files_check() -> DoctorCheck {
     )
 }
 
-/// Whether a virtual machine's processors halt as soon as they are idle. The kernel's documentation of the driver is
-/// `Documentation/virt/guest-halt-polling.rst`; what it costs is in `benches/README.md`.
-fn idle_check(sys: &Path) -> DoctorCheck {
-    let read = |path: &str| fs::read_to_string(sys.join(path)).map(|text| text.trim().to_owned());
-    let name = "idle processors";
+/// Whether processors halt as soon as they are idle; what that costs is in `benches/README.md`.
+fn idle_check(driver: &Driver, kept_awake: bool) -> DoctorCheck {
     let cost = "each request of a program in a VE to the daemon waits for a halted processor: for faster requests, at the cost of power, \
-                echo 200000 >/sys/module/haltpoll/parameters/guest_halt_poll_ns";
-    let driver = read("devices/system/cpu/cpuidle/current_driver").unwrap_or_else(|_| "none".to_owned());
-    match read("module/haltpoll/parameters/guest_halt_poll_ns").as_deref() {
-        Ok("0") if driver == "haltpoll" => {
-            check(name, CheckStatus::Degraded, "haltpoll, which does not poll", cost)
-        }
-        Ok(polled) if driver == "haltpoll" => {
-            check(name, CheckStatus::Ok, format!("haltpoll, for up to {polled} ns"), cost)
-        }
-        _ => check(name, CheckStatus::Ok, format!("the idle driver is {driver}"), cost),
-    }
+                vzfsd --idle-processors awake, or echo 200000 >/sys/module/haltpoll/parameters/guest_halt_poll_ns";
+    let (status, found) = match driver.poll_ns {
+        Some(0) if kept_awake => (
+            CheckStatus::Ok,
+            "haltpoll, which does not poll: the daemon keeps them awake while requests come".to_owned(),
+        ),
+        Some(0) => (CheckStatus::Degraded, "haltpoll, which does not poll".to_owned()),
+        Some(limit) => (CheckStatus::Ok, format!("haltpoll, for up to {limit} ns")),
+        None => (CheckStatus::Ok, format!("the idle driver is {}", driver.name)),
+    };
+    check("idle processors", status, found, cost)
 }
 
 fn program_check(name: &str, cost: &str) -> DoctorCheck {
@@ -229,21 +227,11 @@ mod tests {
 
     #[test]
     fn a_virtual_machine_that_halts_at_once_is_told_of() {
-        let sys = tempfile::tempdir_in("/var/tmp").expect("a folder");
-        let write = |path: &str, text: &str| {
-            let path = sys.path().join(path);
-            fs::create_dir_all(path.parent().expect("it has one")).expect("folders");
-            fs::write(path, text).expect("a file");
-        };
-        let status = || idle_check(sys.path()).status;
-        assert_eq!(status(), CheckStatus::Ok, "a machine without such a driver");
-        write("module/haltpoll/parameters/guest_halt_poll_ns", "0\n");
-        write("devices/system/cpu/cpuidle/current_driver", "haltpoll\n");
-        assert_eq!(status(), CheckStatus::Degraded);
-        write("module/haltpoll/parameters/guest_halt_poll_ns", "200000\n");
-        assert_eq!(status(), CheckStatus::Ok);
-        write("module/haltpoll/parameters/guest_halt_poll_ns", "0\n");
-        write("devices/system/cpu/cpuidle/current_driver", "intel_idle\n");
-        assert_eq!(status(), CheckStatus::Ok, "another one is in use");
+        let status =
+            |poll_ns, kept_awake| idle_check(&Driver { name: "any".to_owned(), poll_ns }, kept_awake).status;
+        assert_eq!(status(Some(0), false), CheckStatus::Degraded);
+        assert_eq!(status(Some(0), true), CheckStatus::Ok);
+        assert_eq!(status(Some(200_000), false), CheckStatus::Ok);
+        assert_eq!(status(None, false), CheckStatus::Ok);
     }
 }

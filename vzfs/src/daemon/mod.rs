@@ -14,6 +14,7 @@ mod config;
 mod doctor;
 mod error;
 mod handover;
+mod idle;
 mod metrics;
 mod mounter;
 mod process;
@@ -31,7 +32,9 @@ use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-pub use config::{Args, Config, Dedup, Every, LogFormat, PassthroughChoice, SandboxChoice, Scrub};
+pub use config::{
+    Args, Config, Dedup, Every, IdleChoice, LogFormat, PassthroughChoice, SandboxChoice, Scrub,
+};
 pub use handover::{link, probe, supervise};
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;

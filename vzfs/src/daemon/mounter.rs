@@ -10,8 +10,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::Config;
-use crate::fuse::{self, FuseError, Herald, Mount, MountOptions, Passthrough};
+use super::{Config, idle};
+use crate::fuse::{self, FuseError, Herald, Mount, MountOptions, Passthrough, Wakeful};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
 use crate::types::{IdShift, Ino, VeId, VeName};
@@ -27,12 +27,13 @@ pub(super) struct FuseMounter {
     threads: usize,
     sandbox: bool,
     supervisor: Option<Arc<Link>>,
+    wakeful: Option<Arc<Wakeful>>,
 }
 
 impl FuseMounter {
     pub(super) fn new(config: &Config, supervisor: Option<Arc<Link>>) -> FuseMounter {
-        let Config { passthrough, threads, sandbox, .. } = *config;
-        FuseMounter { passthrough, threads, sandbox, supervisor }
+        let Config { passthrough, threads, sandbox, idle_processors, .. } = *config;
+        FuseMounter { passthrough, threads, sandbox, supervisor, wakeful: idle::wakeful(idle_processors) }
     }
 
     /// Goes on with a mount that the last daemon left. `None`: there is none, or it is unusable.
@@ -72,6 +73,7 @@ impl Mounter for FuseMounter {
             sandbox: self.sandbox,
             shift: id_shift,
             herald: notifies.map(|link| Arc::new(BySupervisor { link, ve: id }) as Arc<dyn Herald>),
+            wakeful: self.wakeful.clone(),
         };
         if let Some(mount) = self.take_over(&volume, id, mountpoint, &options) {
             return Ok(Box::new(FuseMounted { mount, id, supervisor }));

@@ -23,6 +23,7 @@ use super::overlays::{Asking, Overlays};
 use super::request::{caller, ino, name_of};
 use super::requests::Requests;
 use super::rights::Process;
+use super::wakeful::Wakeful;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
 use crate::types::{Attr, IdShift, Ino, NameRef, VeName};
@@ -53,6 +54,8 @@ pub(super) struct Parts {
     pub device: Arc<OwnedFd>,
     /// What became of requests of this connection under an earlier process.
     pub outcomes: Outcomes,
+    /// Is told of each request.
+    pub wakeful: Option<Arc<Wakeful>>,
 }
 
 /// Serves one mounted VE.
@@ -90,7 +93,7 @@ impl Dispatch {
             overlays: Overlays::default(),
             writers,
             notices: Arc::default(),
-            requests: Arc::default(),
+            requests: Arc::new(Requests::new(parts.wakeful)),
             failures: Failures::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),

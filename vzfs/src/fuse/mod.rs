@@ -33,7 +33,9 @@ mod request;
 mod requests;
 mod rights;
 mod running;
+mod wakeful;
 mod writers;
 
 pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};
 pub use notices::Herald;
+pub use wakeful::Wakeful;

@@ -24,6 +24,7 @@ use super::ledger::Ledger;
 use super::locks;
 use super::notices::{Herald, Notices};
 use super::requests::Requests;
+use super::wakeful::Wakeful;
 use super::{backing, device};
 use crate::sandbox::{self, Role};
 use crate::sys;
@@ -58,6 +59,8 @@ pub struct MountOptions {
     pub shift: Option<IdShift>,
     /// Who writes notices that may wait; this process itself without one.
     pub herald: Option<Arc<dyn Herald>>,
+    /// Keeps processors awake while many requests come in.
+    pub wakeful: Option<Arc<Wakeful>>,
 }
 
 /// What the kernel agreed to, known when there is a session.
@@ -253,6 +256,7 @@ fn start(
         ledger,
         device: Arc::clone(&own_device),
         outcomes,
+        wakeful: options.wakeful.clone(),
     });
     let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
     let (ledger, requests) = (Arc::clone(&dispatch.ledger), Arc::clone(&dispatch.requests));

@@ -3,7 +3,10 @@
 //! `forget` counts inodes: the kernel puts many into one request, which fuser takes apart, and waits for no answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::wakeful::Wakeful;
 
 /// Declares the kinds of requests with the names that people know them by.
 macro_rules! kinds {
@@ -67,21 +70,24 @@ const FAILURES: [(i32, &str); 7] = [
 pub(super) struct Requests {
     numbers: [AtomicU64; NAMES.len()],
     failed: [AtomicU64; FAILURES.len()],
-}
-
-impl Default for Requests {
-    fn default() -> Self {
-        Requests {
-            numbers: [const { AtomicU64::new(0) }; NAMES.len()],
-            failed: [const { AtomicU64::new(0) }; FAILURES.len()],
-        }
-    }
+    wakeful: Option<Arc<Wakeful>>,
 }
 
 impl Requests {
+    pub(super) fn new(wakeful: Option<Arc<Wakeful>>) -> Self {
+        Requests {
+            numbers: [const { AtomicU64::new(0) }; NAMES.len()],
+            failed: [const { AtomicU64::new(0) }; FAILURES.len()],
+            wakeful,
+        }
+    }
+
     /// Counts one. Nothing is ordered by it.
     pub(super) fn count(&self, kind: Kind) {
         self.numbers[kind as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(wakeful) = &self.wakeful {
+            wakeful.note();
+        }
     }
 
     /// The kinds that there were, with their numbers.
@@ -114,7 +120,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_counted_under_its_name() {
-        let requests = Requests::default();
+        let requests = Requests::new(None);
         assert!(requests.counted().is_empty());
         requests.count(Kind::CopyFileRange);
         requests.count(Kind::Write);
@@ -125,7 +131,7 @@ mod tests {
 
     #[test]
     fn failures_of_the_host_are_counted_and_no_others() {
-        let requests = Requests::default();
+        let requests = Requests::new(None);
         for errno in [libc::ENOENT, libc::EIO, libc::ENOSPC, libc::EIO, libc::EPERM] {
             requests.failed(errno);
         }
