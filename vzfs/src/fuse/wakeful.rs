@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 /// So many requests within [`TICK`], and processors are kept awake.
-const MANY: u64 = 16;
+const MANY: u64 = 8;
 /// Fewer within [`TICK`], and they may halt again.
-const FEW: u64 = 8;
-/// Some waits for a disk, so that what syncs now and then keeps them awake too.
-const TICK: Duration = Duration::from_millis(4);
+const FEW: u64 = 4;
+/// So long that a program which syncs all the time counts: it waits for the disk in between, and the disk's interrupts for a processor.
+const TICK: Duration = Duration::from_millis(8);
 /// In microseconds: at once.
 const NO_LATENCY: i32 = 0;
 /// What the kernel takes for no demand (`PM_QOS_CPU_LATENCY_DEFAULT_VALUE`).
