@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use vzfs::daemon::IdleDriver;
 
 use crate::memory::field_bytes;
 use crate::run::run;
@@ -43,8 +44,8 @@ pub struct About {
     pub filesystem: Under,
     /// The commit of vzfs, where git knows it.
     pub commit: String,
-    /// How long a processor that has become idle polls at most before it halts, in nanoseconds; `None` where it is not the driver `haltpoll` that decides.
-    /// From there a halted processor of a virtual machine is a long way back, which each request to a daemon waits for.
+    /// How long a processor that has become idle polls at most before it halts, in nanoseconds; see [`IdleDriver`]. To wake a halted processor of a virtual
+    /// machine takes long, and each request to a daemon waits for it.
     #[serde(default)]
     pub halt_poll_ns: Option<u64>,
 }
@@ -81,16 +82,9 @@ impl About {
             memory_bytes: field_bytes(&memory, "MemTotal").unwrap_or(0),
             filesystem,
             commit: first_line("git", &["log", "-1", "--format=%h"]).unwrap_or_default(),
-            halt_poll_ns: halt_poll_ns(),
+            halt_poll_ns: IdleDriver::here().poll_ns,
         })
     }
-}
-
-/// Documentation/virt/guest-halt-polling.rst of the kernel.
-fn halt_poll_ns() -> Option<u64> {
-    let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver").ok()?;
-    let limit = fs::read_to_string("/sys/module/haltpoll/parameters/guest_halt_poll_ns").ok()?;
-    if driver.trim() == "haltpoll" { limit.trim().parse().ok() } else { None }
 }
 
 impl fmt::Display for About {

@@ -16,20 +16,20 @@ fn demanded() -> i32 {
     i32::from_ne_bytes(bytes)
 }
 
-fn host(choice: &str) -> Host {
+fn host_with(choice: &str) -> Host {
     let args = vec!["--idle-processors".into(), choice.into()];
     Host::with_sample_in(Setup { size_mib: 2048, daemon_args: args, ..Setup::default() }, &["one"])
 }
 
-/// Sends requests until it is so; whether it comes to that.
-fn requests_until(host: &Host, is_so: impl Fn() -> bool) -> bool {
+/// Sends requests until processors are kept awake; whether it comes to that.
+fn requests_keep_awake(host: &Host, patience: Duration) -> bool {
     let root = host.root("one");
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         for _ in 0..100 {
             fs::write(root.join("file"), b"text").expect("written");
         }
-        if is_so() {
+        if demanded() == 0 {
             return true;
         }
     }
@@ -41,10 +41,11 @@ fn they_are_kept_awake_as_long_as_requests_come() {
     if !Path::new(DEMAND).exists() {
         return eprintln!("SKIPPED: this kernel has no {DEMAND}");
     }
-    let host = host("awake");
+    let long = Duration::from_secs(20);
+    let host = host_with("awake");
     let at_rest = demanded();
     assert!(at_rest > 0, "nobody else keeps them awake");
-    assert!(requests_until(&host, || demanded() == 0));
+    assert!(requests_keep_awake(&host, long));
     let deadline = Instant::now() + Duration::from_secs(60);
     while demanded() != at_rest {
         assert!(Instant::now() < deadline, "they may halt again when nothing is asked any more");
@@ -52,16 +53,9 @@ fn they_are_kept_awake_as_long_as_requests_come() {
     }
     // The next daemon does the same, and the end of one is the end of what it demands.
     host.vzfs(["daemon", "restart"]).ok();
-    assert!(requests_until(&host, || demanded() == 0));
+    assert!(requests_keep_awake(&host, long));
     drop(host);
     assert_eq!(demanded(), at_rest);
 
-    let halting = self::host("halt");
-    let demands = std::cell::Cell::new(false);
-    let begin = Instant::now();
-    requests_until(&halting, || {
-        demands.set(demands.get() || demanded() == 0);
-        begin.elapsed() > Duration::from_secs(2)
-    });
-    assert!(!demands.get());
+    assert!(!requests_keep_awake(&host_with("halt"), Duration::from_secs(2)));
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use super::idle::{self, Driver};
+use super::idle::{self, IdleDriver};
 use crate::api::{CheckStatus, Doctor, DoctorCheck};
 use crate::sandbox::{self, Confinement};
 use crate::store::Store;
@@ -35,7 +35,7 @@ pub(super) fn look(store: &Store) -> Doctor {
         sandbox_check(sandbox::confinement()),
         reflink_check(store),
         files_check(),
-        idle_check(&Driver::read(Path::new("/sys")), idle::is_kept_awake()),
+        idle_check(&IdleDriver::here(), idle::is_kept_awake()),
         program_check("crun", "programs cannot be run in VEs with `vzfs ve exec`"),
         program_check("mmdebstrap", "Debian templates cannot be built, only imported"),
     ];
@@ -173,7 +173,7 @@ fn files_check() -> DoctorCheck {
 }
 
 /// Whether processors halt as soon as they are idle; what that costs is in `benches/README.md`.
-fn idle_check(driver: &Driver, kept_awake: bool) -> DoctorCheck {
+fn idle_check(driver: &IdleDriver, kept_awake: bool) -> DoctorCheck {
     let cost = "each request of a program in a VE to the daemon waits for a halted processor: for faster requests, at the cost of power, \
                 vzfsd --idle-processors awake, or echo 200000 >/sys/module/haltpoll/parameters/guest_halt_poll_ns";
     let (status, found) = match driver.poll_ns {
@@ -227,8 +227,9 @@ mod tests {
 
     #[test]
     fn a_virtual_machine_that_halts_at_once_is_told_of() {
-        let status =
-            |poll_ns, kept_awake| idle_check(&Driver { name: "any".to_owned(), poll_ns }, kept_awake).status;
+        let status = |poll_ns, kept_awake| {
+            idle_check(&IdleDriver { name: "any".to_owned(), poll_ns }, kept_awake).status
+        };
         assert_eq!(status(Some(0), false), CheckStatus::Degraded);
         assert_eq!(status(Some(0), true), CheckStatus::Ok);
         assert_eq!(status(Some(200_000), false), CheckStatus::Ok);

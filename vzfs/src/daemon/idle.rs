@@ -14,28 +14,33 @@ const MAX_PROCESSORS: usize = 8;
 
 /// The kernel's driver for idle processors.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Driver {
-    /// Its name.
-    pub(super) name: String,
+pub struct IdleDriver {
+    /// Its name; `none` without one.
+    pub name: String,
     /// For `haltpoll`, a virtual machine's (Documentation/virt/guest-halt-polling.rst): how long they poll at most before they halt.
-    pub(super) poll_ns: Option<u64>,
+    pub poll_ns: Option<u64>,
 }
 
-impl Driver {
+impl IdleDriver {
+    /// The one of this machine.
+    pub fn here() -> IdleDriver {
+        IdleDriver::read(Path::new("/sys"))
+    }
+
     /// The one in use, from where sysfs is mounted.
-    pub(super) fn read(sys: &Path) -> Driver {
+    fn read(sys: &Path) -> IdleDriver {
         let read = |path: &str| fs::read_to_string(sys.join(path)).map(|text| text.trim().to_owned());
         let name = read("devices/system/cpu/cpuidle/current_driver").unwrap_or_else(|_| "none".to_owned());
         let limit = read("module/haltpoll/parameters/guest_halt_poll_ns").ok();
         let poll_ns = limit.filter(|_| name == "haltpoll").and_then(|limit| limit.parse().ok());
-        Driver { name, poll_ns }
+        IdleDriver { name, poll_ns }
     }
 }
 
 /// What keeps processors awake, if they are to be.
 pub(super) fn wakeful(choice: IdleChoice) -> Option<Arc<Wakeful>> {
     let processors = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
-    if !is_wanted(choice, &Driver::read(Path::new("/sys")), processors) {
+    if !is_wanted(choice, &IdleDriver::here(), processors) {
         return None;
     }
     let device = File::options().write(true).open(DEVICE);
@@ -48,7 +53,7 @@ pub(super) fn wakeful(choice: IdleChoice) -> Option<Arc<Wakeful>> {
     }
 }
 
-fn is_wanted(choice: IdleChoice, driver: &Driver, processors: usize) -> bool {
+fn is_wanted(choice: IdleChoice, driver: &IdleDriver, processors: usize) -> bool {
     match choice {
         IdleChoice::Auto => driver.poll_ns == Some(0) && processors <= MAX_PROCESSORS,
         IdleChoice::Awake => true,
@@ -75,7 +80,7 @@ mod tests {
             fs::write(path, text).expect("a file");
         };
         let read = || {
-            let Driver { name, poll_ns } = Driver::read(sys.path());
+            let IdleDriver { name, poll_ns } = IdleDriver::read(sys.path());
             (name, poll_ns)
         };
         assert_eq!(read(), ("none".to_owned(), None), "a machine without one");
@@ -90,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_small_virtual_machines_that_do_not_poll_are_kept_awake_unasked() {
-        let driver = |poll_ns| Driver { name: "any".to_owned(), poll_ns };
+        let driver = |poll_ns| IdleDriver { name: "any".to_owned(), poll_ns };
         assert!(is_wanted(IdleChoice::Auto, &driver(Some(0)), 8));
         assert!(!is_wanted(IdleChoice::Auto, &driver(Some(0)), 9));
         assert!(!is_wanted(IdleChoice::Auto, &driver(Some(1)), 2));

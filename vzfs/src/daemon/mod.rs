@@ -36,6 +36,7 @@ pub use config::{
     Args, Config, Dedup, Every, IdleChoice, LogFormat, PassthroughChoice, SandboxChoice, Scrub,
 };
 pub use handover::{link, probe, supervise};
+pub use idle::IdleDriver;
 pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;

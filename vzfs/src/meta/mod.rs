@@ -349,13 +349,17 @@ impl Meta {
 
     /// Makes everything written so far durable.
     pub fn sync(&self) -> Result<(), MetaError> {
-        self.log.settle(|| self.written(self.db.flush_wal(true)))
+        self.log.settle(|| self.sync_log())
     }
 
     /// Makes durable what was written to a VE's private tables so far. Costs nothing when that is durable, whatever other VEs wrote.
     pub fn sync_of(&self, ve: VeId) -> Result<(), MetaError> {
-        let mark = self.marks.lock().get(&ve).copied();
-        self.log.settle_to(mark, || self.written(self.db.flush_wal(true)))
+        let mark = self.marks.lock().get(&ve).copied().unwrap_or(Watermark::EARLIER);
+        self.log.settle_to(mark, || self.sync_log())
+    }
+
+    fn sync_log(&self) -> Result<(), MetaError> {
+        self.written(self.db.flush_wal(true))
     }
 }
 

@@ -107,10 +107,7 @@ impl Changes<'_> {
         writing.done();
         let mark = self.meta.log.advance();
         // Of two that end at the same time the later one may come first.
-        let mut marks = self.meta.marks.lock();
-        let of_ve = marks.entry(self.ve).or_default();
-        *of_ve = mark.max(*of_ve);
-        drop(marks);
+        self.meta.marks.lock().entry(self.ve).and_modify(|of_ve| *of_ve = mark.max(*of_ve)).or_insert(mark);
         if let Some(written) = self.written
             && let Some(watched) = self.meta.watched.lock().get_mut(&self.ve)
         {

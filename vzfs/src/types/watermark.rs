@@ -16,11 +16,18 @@ pub struct Watermark {
 impl Default for Watermark {
     /// As if something was written: what an earlier process left may not be durable.
     fn default() -> Self {
-        Watermark { written: AtomicU64::new(1), durable: AtomicU64::new(0), syncing: Mutex::new(()) }
+        Watermark {
+            written: AtomicU64::new(Watermark::EARLIER),
+            durable: AtomicU64::new(0),
+            syncing: Mutex::new(()),
+        }
     }
 }
 
 impl Watermark {
+    /// The mark of what an earlier process left.
+    pub const EARLIER: u64 = 1;
+
     /// Something was written: its mark, for [`Watermark::settle_to`].
     pub fn advance(&self) -> u64 {
         self.written.fetch_add(1, Ordering::AcqRel) + 1
@@ -35,16 +42,11 @@ impl Watermark {
         self.settle_to(self.written.load(Ordering::Acquire), sync)
     }
 
-    /// The same for what was written up to the mark `needed`; `None` stands for what an earlier process left.
+    /// The same for what was written up to the mark `needed`.
     ///
     /// # Errors
     /// Those of `sync`; the next call then tries again.
-    pub fn settle_to<E>(
-        &self,
-        needed: impl Into<Option<u64>>,
-        sync: impl FnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let needed = needed.into().unwrap_or(1);
+    pub fn settle_to<E>(&self, needed: u64, sync: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let is_durable = || self.durable.load(Ordering::Acquire) >= needed;
         if is_durable() {
             return Ok(());
@@ -119,7 +121,7 @@ mod tests {
     fn what_was_written_later_is_not_waited_for() {
         let mark = Watermark::default();
         let mine = mark.advance();
-        let count = |needed: Option<u64>| {
+        let count = |needed| {
             let mut syncs = 0;
             let synced = mark.settle_to(needed, || {
                 syncs += 1;
@@ -127,9 +129,9 @@ mod tests {
             });
             synced.map(|()| syncs)
         };
-        assert_eq!(count(Some(mine)), Ok(1));
+        assert_eq!(count(mine), Ok(1));
         let others = mark.advance();
-        assert_eq!((count(Some(mine)), count(None)), (Ok(0), Ok(0)));
-        assert_eq!((count(Some(others)), count(Some(others))), (Ok(1), Ok(0)));
+        assert_eq!((count(mine), count(Watermark::EARLIER)), (Ok(0), Ok(0)));
+        assert_eq!((count(others), count(others)), (Ok(1), Ok(0)));
     }
 }
