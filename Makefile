@@ -47,13 +47,13 @@ lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 unit:
-	$(CARGO) test --locked --workspace --exclude vzfs-tests
+	scripts/failures-last $(CARGO) test --locked --workspace --exclude vzfs-tests
 
 # The tests drive the binaries that are built here. They run one file after the other, as they measure times.
 e2e:
 	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
-	$(CARGO) test --locked --no-fail-fast -p vzfs-tests -- --show-output
+	scripts/failures-last $(CARGO) test --locked --no-fail-fast -p vzfs-tests -- --show-output
 
 # pjdfstest, fsx and stress-ng as in e2e, but with a million operations of each of fsx's plans and ten seconds for each stressor; and directories with a
 # million entries.
@@ -61,7 +61,7 @@ suites-long:
 	scripts/setup build run test
 	CARGO="$(CARGO)" scripts/suites "$(TARGET)/suites"
 	$(CARGO) build --locked -p vzfs -p vzfs-tools
-	VZFS_SUITES=long $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress --test large_directories -- --show-output
+	VZFS_SUITES=long scripts/failures-last $(CARGO) test --locked --no-fail-fast -p vzfs-tests --test posix --test data_integrity --test stress --test large_directories -- --show-output
 
 # Faults until the time is over or something is lost. A failure says with which SEED and SCENARIO it comes again.
 torture:
