@@ -64,6 +64,16 @@ fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: &libc::mount_attr) ->
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Has the kernel begin to write what the file has in memory only, and does not wait for it (sync_file_range(2)). Nothing is durable by this alone.
+///
+/// # Errors
+/// Those of the write; whoever syncs the file afterwards is told of them as well.
+pub fn begin_writing_back(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the time of the call; the other arguments are integers. A length of 0 means up to the end.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Whether a file is open for writing anywhere, or mapped so: asked by trying to get a read lease on it, which such a file is refused
 /// (fcntl(2)). `file` must be open for reading only.
 ///

@@ -20,6 +20,7 @@ use super::data::{HostStat, copy_content, set_times};
 use super::opens::{OpenFile, Sharing};
 use super::{COPY_STRIPES, Caller, Node, Result, Rights, Volume, VolumeError};
 use crate::meta::{EntryRecord, InodeRecord, PrivateContent};
+use crate::sys;
 use crate::tree::{ContentRef, soundly_read};
 use crate::types::{Attr, Digest, FileKind, Ino};
 
@@ -423,13 +424,17 @@ impl Volume {
                 Node::Private(InodeRecord { content: PrivateContent::Data { .. }, .. })
             ))
         })?;
-        if data {
-            let file = self.current_file(ino, false)?;
-            let synced = if data_only { file.sync_data() } else { file.sync_all() };
-            synced.map_err(VolumeError::io(format!("sync inode {ino} of VE {}", self.ve)))?;
-            self.data.sync()?;
+        if !data {
+            return self.sync();
         }
-        self.sync()
+        let failed = || VolumeError::io(format!("sync inode {ino} of VE {}", self.ve));
+        let file = self.current_file(ino, false)?;
+        // What the file needs of the host's journal gets into the commit that the log waits for, so that the file need not wait for one of its own.
+        sys::begin_writing_back(&file).map_err(failed())?;
+        self.sync()?;
+        let synced = if data_only { file.sync_data() } else { file.sync_all() };
+        synced.map_err(failed())?;
+        self.data.sync()
     }
 
     /// Creates a file and opens it for reading and writing.
