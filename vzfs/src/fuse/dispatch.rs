@@ -23,11 +23,12 @@ use super::overlays::{Asking, Overlays};
 use super::request::{caller, ino, name_of};
 use super::requests::Requests;
 use super::rights::Process;
+use super::syncs::Syncs;
 use super::wakeful::Wakeful;
 use super::writers::{Writers, Written};
 use crate::meta::{self, Outcomes, RequestId};
 use crate::types::{Attr, IdShift, Ino, NameRef, VeName};
-use crate::volume::{NewNode, Sharing, Volume, VolumeError};
+use crate::volume::{BegunSync, NewNode, Sharing, Volume, VolumeError};
 
 /// The inode number is enough: numbers are never used again for another file.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -40,6 +41,17 @@ const NOTICE_PATIENCE: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_millis(100);
 /// and its attributes may be kept for so long: a database asks many times a second for the size of files that it has open and hardly writes to.
 const KEPT_AT_REST: Duration = Duration::from_millis(8);
+
+/// A file with more of its own content is synced beside others.
+const SYNCED_BESIDE_BYTES: u64 = 16 << 20;
+
+/// A sync that was begun, and whom to tell.
+struct ToSync {
+    operation: &'static str,
+    node: INodeNo,
+    begun: BegunSync,
+    reply: ReplyEmpty,
+}
 
 /// What a mount is made of.
 pub(super) struct Parts {
@@ -71,6 +83,7 @@ pub(super) struct Dispatch {
     pub(super) writers: Writers,
     pub(super) notices: Arc<Notices>,
     pub(super) requests: Arc<Requests>,
+    syncs: Syncs<ToSync>,
     failures: Failures,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
@@ -94,6 +107,7 @@ impl Dispatch {
             writers,
             notices: Arc::default(),
             requests: Arc::new(Requests::new(parts.wakeful)),
+            syncs: Syncs::default(),
             failures: Failures::default(),
             outcomes: parts.outcomes.by_request,
             next_place: AtomicU64::new(parts.outcomes.next_place),
@@ -290,6 +304,28 @@ impl Dispatch {
         match done {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(self.failed(operation, node, &error)),
+        }
+    }
+
+    /// Ends a sync, or leaves that to the thread that ends others already, and replies.
+    pub(super) fn sync(
+        &self,
+        operation: &'static str,
+        node: INodeNo,
+        begun: Result<BegunSync, VolumeError>,
+        reply: ReplyEmpty,
+    ) {
+        let end = |ToSync { operation, node, begun, reply }: ToSync| {
+            self.reply_empty(operation, node, self.volume.end_sync(begun), reply);
+        };
+        match begun {
+            Err(error) => self.reply_empty(operation, node, Err(error), reply),
+            // Others would wait for it long after they are done.
+            Ok(begun) if begun.bytes() > SYNCED_BESIDE_BYTES => end(ToSync { operation, node, begun, reply }),
+            Ok(begun) => {
+                self.syncs
+                    .join(ToSync { operation, node, begun, reply }, |all| all.into_iter().for_each(end));
+            }
         }
     }
 

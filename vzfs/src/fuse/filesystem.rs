@@ -340,13 +340,14 @@ impl Filesystem for Dispatch {
 
     fn fsync(&self, _req: &Request, node: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Kind::Fsync);
-        let done = ino(node).and_then(|ino| self.volume.fsync(ino, datasync));
-        self.reply_empty("fsync", node, done, reply);
+        let begun = ino(node).and_then(|ino| self.volume.begin_sync(ino, datasync));
+        self.sync("fsync", node, begun, reply);
     }
 
     fn fsyncdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Kind::Fsyncdir);
-        self.reply_empty("fsyncdir", node, self.volume.sync(), reply);
+        let begun = ino(node).map(|ino| self.volume.begin_dir_sync(ino));
+        self.sync("fsyncdir", node, begun, reply);
     }
 
     fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

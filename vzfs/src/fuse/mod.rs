@@ -33,6 +33,7 @@ mod request;
 mod requests;
 mod rights;
 mod running;
+mod syncs;
 mod wakeful;
 mod writers;
 

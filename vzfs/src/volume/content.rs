@@ -47,6 +47,22 @@ enum Installed {
 /// The modes of fallocate(2) as bits, as the kernel passes them.
 pub type FallocateMode = FallocateFlags;
 
+/// A sync that was begun; see [`Volume::begin_sync`]. Dropped: nothing is known to be durable.
+#[derive(Debug)]
+pub struct BegunSync {
+    ino: Ino,
+    data_only: bool,
+    /// Its content, if it has any of its own.
+    file: Option<Arc<File>>,
+}
+
+impl BegunSync {
+    /// The size of the file's own content, in bytes: an upper bound of what there is to write.
+    pub fn bytes(&self) -> u64 {
+        self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len())
+    }
+}
+
 impl Volume {
     /// Opens a regular file, after copy-up if it is to be written.
     ///
@@ -418,23 +434,45 @@ impl Volume {
 
     /// fsync(2): the content, the name and the attributes of a file are durable afterwards.
     pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<()> {
-        let data = self.shared(|| {
+        self.end_sync(self.begin_sync(ino, data_only)?)
+    }
+
+    /// The first half of [`Volume::fsync`]: what the file has in memory only is on its way to the disk afterwards.
+    ///
+    /// So what it needs of the host's journal gets into the commit that the log waits for in the second half, and the file need not wait for
+    /// one of its own. The same holds for all files that are begun before the first of them is ended.
+    pub fn begin_sync(&self, ino: Ino, data_only: bool) -> Result<BegunSync> {
+        let has_data = self.shared(|| {
             Ok(matches!(
                 self.node(ino)?,
                 Node::Private(InodeRecord { content: PrivateContent::Data { .. }, .. })
             ))
         })?;
-        if !data {
-            return self.sync();
+        if !has_data {
+            return Ok(BegunSync { ino, data_only, file: None });
         }
-        let failed = || VolumeError::io(format!("sync inode {ino} of VE {}", self.ve));
         let file = self.current_file(ino, false)?;
-        // What the file needs of the host's journal gets into the commit that the log waits for, so that the file need not wait for one of its own.
-        sys::begin_writing_back(&file).map_err(failed())?;
+        sys::begin_writing_back(&file).map_err(self.sync_failed(ino))?;
+        Ok(BegunSync { ino, data_only, file: Some(file) })
+    }
+
+    /// The first half of a directory's fsync(2), whose names are in the log.
+    pub fn begin_dir_sync(&self, ino: Ino) -> BegunSync {
+        BegunSync { ino, data_only: true, file: None }
+    }
+
+    /// The second half of [`Volume::fsync`].
+    pub fn end_sync(&self, begun: BegunSync) -> Result<()> {
+        let BegunSync { ino, data_only, file } = begun;
         self.sync()?;
+        let Some(file) = file else { return Ok(()) };
         let synced = if data_only { file.sync_data() } else { file.sync_all() };
-        synced.map_err(failed())?;
+        synced.map_err(self.sync_failed(ino))?;
         self.data.sync()
+    }
+
+    fn sync_failed(&self, ino: Ino) -> impl FnOnce(std::io::Error) -> VolumeError {
+        VolumeError::io(format!("sync inode {ino} of VE {}", self.ve))
     }
 
     /// Creates a file and opens it for reading and writing.

@@ -63,7 +63,7 @@ use parking_lot::{Mutex, RwLock};
 pub use attrs::{SetAttr, SetTime, XattrMode};
 pub use changes::{ChangeKind, Visitor, VolumeChange, VolumeSource};
 pub use check::Damage;
-pub use content::FallocateMode;
+pub use content::{BegunSync, FallocateMode};
 pub use dedup::{GivenUp, MIN_QUIET, Print, QuietFile, QuietPage, QuietRule, Unfit};
 pub use error::VolumeError;
 pub use names::{MAX_LINKS, NewNode, RenameMode};
