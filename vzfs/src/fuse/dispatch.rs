@@ -42,8 +42,8 @@ const REST: Duration = Duration::from_millis(100);
 /// and its attributes may be kept for so long: a database asks many times a second for the size of files that it has open and hardly writes to.
 const KEPT_AT_REST: Duration = Duration::from_millis(8);
 
-/// A file with more of its own content is synced beside others.
-const SYNCED_BESIDE_BYTES: u64 = 16 << 20;
+/// A file with more content of its own is synced apart from others.
+const LARGE_BYTES: u64 = 16 << 20;
 
 /// A sync that was begun, and whom to tell.
 struct ToSync {
@@ -320,11 +320,10 @@ impl Dispatch {
         };
         match begun {
             Err(error) => self.reply_empty(operation, node, Err(error), reply),
-            // Others would wait for it long after they are done.
-            Ok(begun) if begun.bytes() > SYNCED_BESIDE_BYTES => end(ToSync { operation, node, begun, reply }),
             Ok(begun) => {
-                self.syncs
-                    .join(ToSync { operation, node, begun, reply }, |all| all.into_iter().for_each(end));
+                let is_large = begun.bytes() > LARGE_BYTES;
+                let to_sync = ToSync { operation, node, begun, reply };
+                self.syncs.join(to_sync, is_large, |all| all.into_iter().for_each(end));
             }
         }
     }

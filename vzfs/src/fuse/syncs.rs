@@ -4,7 +4,9 @@
 //! would keep all others of their VE waiting, and the host's journal, whose commits all VEs of that disk wait for, would commit for each of them. So whoever
 //! comes while a sync is under way leaves its own behind and goes on; who syncs takes what has gathered meanwhile as one, and they share a commit.
 //!
-//! Where syncs do gather, who syncs pauses as long as the last ones took before it goes on. More gather meanwhile, and the disk is free for others half of the
+//! A large file is synced apart from others, which would wait for it long after they are done.
+//!
+//! In a crowd, who syncs pauses as long as the last ones took before it goes on. More gather meanwhile, and the disk is free for others half of the
 //! time: a VE that syncs as fast as it can leaves other VEs about as fast as they are (`benches/README.md`). A program that syncs alone never waits so.
 
 use std::thread;
@@ -29,57 +31,80 @@ struct Queue<T> {
     waiting: Vec<T>,
     /// Whether somebody is.
     at_work: bool,
+    /// How many are at their own work only, or in the pause after it.
+    apart: usize,
 }
 
 impl<T> Default for Syncs<T> {
     fn default() -> Self {
-        Syncs { queue: Mutex::new(Queue { waiting: Vec::new(), at_work: false }) }
+        Syncs { queue: Mutex::new(Queue { waiting: Vec::new(), at_work: false, apart: 0 }) }
     }
 }
 
 impl<T> Syncs<T> {
-    /// Does the work, and then all that others have left behind meanwhile, as many at a time as there are; or leaves it to who is at it.
-    pub(super) fn join(&self, work: T, do_all: impl FnMut(Vec<T>)) {
-        self.join_with(work, do_all, thread::sleep);
+    /// Does the work, and then all that others have left behind meanwhile, as many at a time as there are; or leaves it to who is at it. What is
+    /// to be done `apart` is neither left to others nor keeps theirs waiting.
+    pub(super) fn join(&self, work: T, apart: bool, do_all: impl FnMut(Vec<T>)) {
+        self.join_with(work, apart, do_all, thread::sleep);
     }
 
-    fn join_with(&self, work: T, mut do_all: impl FnMut(Vec<T>), mut pause: impl FnMut(Duration)) {
-        {
+    fn join_with(
+        &self,
+        work: T,
+        apart: bool,
+        mut do_all: impl FnMut(Vec<T>),
+        mut pause: impl FnMut(Duration),
+    ) {
+        let apart = {
             let mut queue = self.queue.lock();
-            if queue.at_work && queue.waiting.len() < MOST_WAITING {
+            if queue.at_work && !apart && queue.waiting.len() < MOST_WAITING {
                 return queue.waiting.push(work);
             }
-            if queue.at_work {
-                drop(queue);
-                return do_all(vec![work]);
+            let apart = apart || queue.at_work;
+            if apart {
+                queue.apart += 1;
+            } else {
+                queue.at_work = true;
             }
-            queue.at_work = true;
-        }
-        let _until_done = AtWork(self);
+            apart
+        };
+        let _until_done = AtWork { syncs: self, apart };
         let mut next = vec![work];
-        loop {
+        while !next.is_empty() {
             let begun = Instant::now();
             do_all(next);
-            {
-                let mut queue = self.queue.lock();
-                if queue.waiting.is_empty() {
-                    queue.at_work = false;
-                    return;
+            let is_crowd = {
+                let queue = self.queue.lock();
+                if apart {
+                    queue.at_work || queue.apart > 1
+                } else {
+                    !queue.waiting.is_empty() || queue.apart > 0
                 }
+            };
+            if is_crowd {
+                pause(begun.elapsed().min(LONGEST_PAUSE));
             }
-            pause(begun.elapsed().min(LONGEST_PAUSE));
-            next = std::mem::take(&mut self.queue.lock().waiting);
+            let mut queue = self.queue.lock();
+            next = if apart { Vec::new() } else { std::mem::take(&mut queue.waiting) };
+            // Under the same lock: what comes from now on is not left to this thread.
+            queue.at_work &= apart || !next.is_empty();
         }
     }
 }
 
-/// Ends the work of a thread that panicked: the next one does it again.
-struct AtWork<'a, T>(&'a Syncs<T>);
+/// Takes a thread off the queue, also one that panicked.
+struct AtWork<'a, T> {
+    syncs: &'a Syncs<T>,
+    apart: bool,
+}
 
 impl<T> Drop for AtWork<'_, T> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.queue.lock().at_work = false;
+        let mut queue = self.syncs.queue.lock();
+        if self.apart {
+            queue.apart -= 1;
+        } else if thread::panicking() {
+            queue.at_work = false;
         }
     }
 }
@@ -92,7 +117,7 @@ mod tests {
     fn what_comes_during_a_sync_or_the_pause_after_it_is_done_as_one() {
         let syncs = Syncs::default();
         let leave =
-            |number| syncs.join(number, |all| assert!(all.is_empty(), "it is left to who is at work"));
+            |number| syncs.join(number, false, |all| assert!(all.is_empty(), "it is left to who is at work"));
         let (mut done, mut pauses) = (Vec::new(), 0);
         let do_all = |all: Vec<i32>| {
             match all[0] {
@@ -109,17 +134,33 @@ mod tests {
                 leave(3);
             }
         };
-        syncs.join_with(0, do_all, pause);
+        syncs.join_with(0, false, do_all, pause);
         assert_eq!(done, [vec![0], vec![1, 2, 3], vec![4, 5]]);
         assert_eq!(pauses, 2);
+        for apart in [false, true] {
+            let mut alone = Vec::new();
+            syncs.join_with(6, apart, |all| alone.push(all), |_| pauses += 1);
+            assert_eq!((alone, pauses), (vec![vec![6]], 2), "nobody is at work any more: no pause");
+        }
+    }
 
-        let mut alone = Vec::new();
-        syncs.join_with(6, |all| alone.push(all), |_| pauses += 1);
-        assert_eq!(
-            (alone, pauses),
-            (vec![vec![6]], 2),
-            "nobody is at work any more, and who is alone does not pause"
-        );
+    #[test]
+    fn what_is_done_apart_waits_for_nobody_but_pauses_in_a_crowd() {
+        for (outer, inner) in [(false, true), (true, true), (true, false)] {
+            let syncs = Syncs::default();
+            let (mut done, mut inner_pauses, mut outer_pauses) = (Vec::new(), 0, 0);
+            syncs.join_with(
+                "outer",
+                outer,
+                |all| {
+                    assert_eq!(all, ["outer"]);
+                    syncs.join_with("inner", inner, |all| done.push(all), |_| inner_pauses += 1);
+                },
+                |_| outer_pauses += 1,
+            );
+            assert_eq!(done, [["inner"]]);
+            assert_eq!((inner_pauses, outer_pauses), (1, 0), "the outer one is alone again at its end");
+        }
     }
 
     #[test]
@@ -127,11 +168,11 @@ mod tests {
         let syncs = Syncs::default();
         let mut alone = Vec::new();
         let mut done = 0;
-        syncs.join(0, |all| {
+        syncs.join(0, false, |all| {
             done += all.len();
             if all == [0] {
                 for number in 1..=MOST_WAITING + 2 {
-                    syncs.join(number, |one| alone.push(one));
+                    syncs.join(number, false, |one| alone.push(one));
                 }
             }
         });
@@ -142,10 +183,12 @@ mod tests {
     #[test]
     fn after_a_panic_the_next_is_at_work() {
         let syncs = Syncs::default();
-        let planned = || syncs.join(0, |all| assert!(all.is_empty(), "as planned"));
-        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(planned)).is_err());
-        let mut done = 0;
-        syncs.join(1, |all| done += all.len());
-        assert_eq!(done, 1);
+        for apart in [false, true] {
+            let planned = || syncs.join(0, apart, |all| assert!(all.is_empty(), "as planned"));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(planned)).is_err());
+        }
+        let (mut done, mut pauses) = (0, 0);
+        syncs.join_with(1, false, |all| done += all.len(), |_| pauses += 1);
+        assert_eq!((done, pauses), (1, 0));
     }
 }
