@@ -21,6 +21,7 @@ mod recent;
 mod record;
 mod removals;
 mod seen;
+mod writing;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ pub use seen::Seen;
 use crate::types::{VeId, Watermark};
 use log_folder::LogFolder;
 use recent::Recent;
+use writing::Writing;
 
 /// Why the database refused.
 #[derive(Debug, Error)]
@@ -186,6 +188,7 @@ pub struct Meta {
     watched: Mutex<HashMap<VeId, Written>>,
     /// How many those are: who writes looks here first.
     watches: AtomicUsize,
+    writing: Writing,
     /// Who is told that a write failed because of the disk.
     when_failed: OnceLock<Box<dyn Fn(DiskFailure) + Send + Sync>>,
     /// After the database, which writes there until it is closed.
@@ -256,6 +259,7 @@ impl Meta {
             recent: Recent::new(),
             watched: Mutex::default(),
             watches: AtomicUsize::new(0),
+            writing: Writing::default(),
             when_failed: OnceLock::new(),
             _log_folder: log_folder,
         })
@@ -316,9 +320,14 @@ impl Meta {
 
     /// Writes a batch that is durable on return. A write that RocksDB itself syncs would keep all other writers waiting for the disk.
     fn write_durably(&self, batch: WriteBatch) -> Result<(), MetaError> {
-        self.written(self.db.write(batch))?;
+        self.write(batch)?;
         self.log.advance();
         self.sync()
+    }
+
+    /// Writes a batch.
+    fn write(&self, batch: WriteBatch) -> Result<(), MetaError> {
+        self.written(self.writing.write(|| self.db.write(batch)))
     }
 
     /// What became of a write, told to who wants to know of a disk that fails.
@@ -359,7 +368,7 @@ impl Meta {
     }
 
     fn sync_log(&self) -> Result<(), MetaError> {
-        self.written(self.db.flush_wal(true))
+        self.written(self.writing.sync(|| self.db.flush_wal(true)))
     }
 }
 

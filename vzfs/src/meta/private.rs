@@ -103,7 +103,7 @@ impl Changes<'_> {
             return Err(MetaError::Unfounded);
         }
         let writing = self.meta.recent.begin(self.ve, self.records);
-        self.meta.written(self.meta.db.write(self.batch))?;
+        self.meta.write(self.batch)?;
         writing.done();
         let mark = self.meta.log.advance();
         // Of two that end at the same time the later one may come first.

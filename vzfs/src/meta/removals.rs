@@ -30,7 +30,7 @@ impl Meta {
         for (ve, id) in files {
             batch.delete_cf(self.table(REMOVALS), keys::data_file(*ve, *id));
         }
-        self.written(self.db.write(batch))?;
+        self.write(batch)?;
         self.log.advance();
         Ok(())
     }

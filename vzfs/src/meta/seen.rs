@@ -57,14 +57,14 @@ impl Meta {
         self.delete_seen(&mut batch, ve, data)?;
         batch.put_cf(self.table(SEEN), keys::data_file(ve, data), seen.encode());
         batch.put_cf(self.table(SEEN_DIGESTS), keys::seen_digest(&seen.digest, ve, data), b"");
-        self.written(self.db.write(batch))
+        self.write(batch)
     }
 
     /// Forgets a data file.
     pub fn forget_seen(&self, ve: VeId, data: u64) -> Result<(), MetaError> {
         let mut batch = WriteBatch::default();
         self.delete_seen(&mut batch, ve, data)?;
-        self.written(self.db.write(batch))
+        self.write(batch)
     }
 
     fn delete_seen(&self, batch: &mut WriteBatch, ve: VeId, data: u64) -> Result<(), MetaError> {
