@@ -346,8 +346,7 @@ impl Filesystem for Dispatch {
 
     fn fsyncdir(&self, _req: &Request, node: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.requests.count(Kind::Fsyncdir);
-        let begun = ino(node).map(|ino| self.volume.begin_dir_sync(ino));
-        self.sync("fsyncdir", node, begun, reply);
+        self.sync("fsyncdir", node, Ok(self.volume.begin_dir_sync()), reply);
     }
 
     fn opendir(&self, _req: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

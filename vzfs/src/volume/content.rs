@@ -49,17 +49,20 @@ pub type FallocateMode = FallocateFlags;
 
 /// A sync that was begun; see [`Volume::begin_sync`]. Dropped: nothing is known to be durable.
 #[derive(Debug)]
-pub struct BegunSync {
+pub struct BegunSync(Option<BegunContent>);
+
+/// A file with content of its own, whose writes are under way.
+#[derive(Debug)]
+struct BegunContent {
     ino: Ino,
     data_only: bool,
-    /// Its content, if it has any of its own.
-    file: Option<Arc<File>>,
+    file: Arc<File>,
 }
 
 impl BegunSync {
     /// The size of the file's own content, in bytes: an upper bound of what there is to write.
     pub fn bytes(&self) -> u64 {
-        self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len())
+        self.0.as_ref().and_then(|content| content.file.metadata().ok()).map_or(0, |meta| meta.len())
     }
 }
 
@@ -449,23 +452,22 @@ impl Volume {
             ))
         })?;
         if !has_data {
-            return Ok(BegunSync { ino, data_only, file: None });
+            return Ok(BegunSync(None));
         }
         let file = self.current_file(ino, false)?;
         sys::begin_writing_back(&file).map_err(self.sync_failed(ino))?;
-        Ok(BegunSync { ino, data_only, file: Some(file) })
+        Ok(BegunSync(Some(BegunContent { ino, data_only, file })))
     }
 
     /// The first half of a directory's fsync(2), whose names are in the log.
-    pub fn begin_dir_sync(&self, ino: Ino) -> BegunSync {
-        BegunSync { ino, data_only: true, file: None }
+    pub fn begin_dir_sync(&self) -> BegunSync {
+        BegunSync(None)
     }
 
     /// The second half of [`Volume::fsync`].
     pub fn end_sync(&self, begun: BegunSync) -> Result<()> {
-        let BegunSync { ino, data_only, file } = begun;
         self.sync()?;
-        let Some(file) = file else { return Ok(()) };
+        let Some(BegunContent { ino, data_only, file }) = begun.0 else { return Ok(()) };
         let synced = if data_only { file.sync_data() } else { file.sync_all() };
         synced.map_err(self.sync_failed(ino))?;
         self.data.sync()
