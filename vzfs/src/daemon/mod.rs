@@ -41,6 +41,7 @@ pub use process::{detach, start_in_background, start_logging, tell_ready};
 pub use routes::router;
 pub use server::Listener;
 
+use crate::fuse::Gate;
 use crate::meta::MetaError;
 use crate::sandbox::{self, Role};
 use crate::store::{DiskFailure, Store, StoreError};
@@ -123,7 +124,8 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
     if config.sandbox {
         sandbox::enter(Role::Daemon);
     }
-    let mounter = FuseMounter::new(config, link.clone());
+    let gate = Arc::new(Gate::default());
+    let mounter = FuseMounter::new(config, link.clone(), Arc::clone(&gate));
     let store = Arc::new(open_store(config, Box::new(mounter))?);
     if link.is_some() {
         // The supervisor starts this program again within moments, and the kernel asks it once more what it has not answered.
@@ -148,7 +150,7 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
         .map_err(DaemonError::io("start the runtime"))?;
     let commands = CommandRunner { program: config.vzfs.clone(), socket: config.socket.clone() };
     let updates = Updates::of_store(&store, commands)?;
-    let result = runtime.block_on(serve(config, &store, &updates, link, ready));
+    let result = runtime.block_on(serve(config, &store, &updates, (link, gate), ready));
     // Requests that are still running are cut off: whatever they did not finish, the next start cleans up.
     runtime.shutdown_background();
     result
@@ -174,7 +176,7 @@ async fn serve(
     config: &Config,
     store: &Arc<Store>,
     updates: &Arc<Updates>,
-    link: Option<Arc<Link>>,
+    (link, gate): (Option<Arc<Link>>, Arc<Gate>),
     ready: impl FnOnce(),
 ) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::io("handle SIGTERM"))?;
@@ -190,7 +192,10 @@ async fn serve(
     let supervised = link.clone().map(|link| Supervised::follow(link, end.clone())).transpose();
     let supervised = supervised.map_err(DaemonError::io("follow the supervisor"))?;
     let for_mounts = Arc::clone(store);
-    let mounts = tokio::task::spawn_blocking(move || for_mounts.mount_wanted());
+    let mounts = tokio::task::spawn_blocking(move || {
+        for_mounts.mount_wanted();
+        gate.open();
+    });
     let mut by_order = ending.clone();
     let for_signals = link.clone();
     let signals = async move {

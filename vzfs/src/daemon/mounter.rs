@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::{Config, idle};
-use crate::fuse::{self, FuseError, Herald, Mount, MountOptions, Passthrough, Wakeful};
+use crate::fuse::{self, FuseError, Gate, Herald, Mount, MountOptions, Passthrough, Wakeful};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
 use crate::types::{IdShift, Ino, VeId, VeName};
@@ -28,12 +28,21 @@ pub(super) struct FuseMounter {
     sandbox: bool,
     supervisor: Option<Arc<Link>>,
     wakeful: Option<Arc<Wakeful>>,
+    gate: Arc<Gate>,
 }
 
 impl FuseMounter {
-    pub(super) fn new(config: &Config, supervisor: Option<Arc<Link>>) -> FuseMounter {
+    /// Mounts that are taken over are answered when `gate` is open.
+    pub(super) fn new(config: &Config, supervisor: Option<Arc<Link>>, gate: Arc<Gate>) -> FuseMounter {
         let Config { passthrough, threads, sandbox, idle_processors, .. } = *config;
-        FuseMounter { passthrough, threads, sandbox, supervisor, wakeful: idle::wakeful(idle_processors) }
+        FuseMounter {
+            passthrough,
+            threads,
+            sandbox,
+            supervisor,
+            wakeful: idle::wakeful(idle_processors),
+            gate,
+        }
     }
 
     /// Goes on with a mount that the last daemon left. `None`: there is none, or it is unusable.
@@ -74,6 +83,7 @@ impl Mounter for FuseMounter {
             shift: id_shift,
             herald: notifies.map(|link| Arc::new(BySupervisor { link, ve: id }) as Arc<dyn Herald>),
             wakeful: self.wakeful.clone(),
+            gate: Arc::clone(&self.gate),
         };
         if let Some(mount) = self.take_over(&volume, id, mountpoint, &options) {
             return Ok(Box::new(FuseMounted { mount, id, supervisor }));

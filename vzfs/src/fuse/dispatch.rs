@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use super::ledger::Ledger;
 use super::mount::Negotiated;
 use super::notices::Notices;
 use super::overlays::{Asking, Overlays};
+use super::places::Places;
 use super::request::{caller, ino, name_of};
 use super::requests::Requests;
 use super::rights::Process;
@@ -87,13 +88,12 @@ pub(super) struct Dispatch {
     failures: Failures,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
-    next_place: AtomicU64,
+    places: Arc<Places>,
 }
 
 impl Dispatch {
     pub(super) fn new(parts: Parts) -> Self {
-        let served = parts.ledger.open_inodes().into_iter().map(|(ino, handles)| (ino, handles.served));
-        let writers = Writers::adopt(parts.ledger.known_inodes(), served);
+        let writers = Writers::adopt(&parts.ledger.inodes_in_use());
         Dispatch {
             volume: parts.volume,
             ve: parts.ve,
@@ -109,8 +109,8 @@ impl Dispatch {
             requests: Arc::new(Requests::new(parts.wakeful)),
             syncs: Syncs::default(),
             failures: Failures::default(),
+            places: Arc::new(Places::after(&parts.outcomes)),
             outcomes: parts.outcomes.by_request,
-            next_place: AtomicU64::new(parts.outcomes.next_place),
         }
     }
 
@@ -126,7 +126,7 @@ impl Dispatch {
         if let Some(made) = self.outcomes.get(&unique) {
             return again(*made);
         }
-        let place = self.next_place.fetch_add(1, Ordering::Relaxed);
+        let place = self.places.mine();
         meta::on_behalf_of(RequestId { connection: self.connection, unique, place }, work)
     }
 
@@ -203,7 +203,13 @@ impl Dispatch {
         };
         match names.iter().filter(is_joined).count() {
             0 => answer(),
-            _ => self.forget_relabelled_under_lock(answer),
+            _ => {
+                let kept = self.places.keep();
+                self.forget_relabelled_under_lock(move || {
+                    answer();
+                    drop(kept);
+                });
+            }
         }
     }
 

@@ -15,8 +15,9 @@
 //! | 8 | the request of the pending change |
 //! | 16.. | the ring: the last requests that changed handles |
 //!
-//! The table is an open-addressing hash table of four words a slot: inode, references, handles (readers, writers), backing (served
-//! handles, backing id). A slot keeps its inode until the table is made anew, twice as large as needed, at another place of the file.
+//! The table is an open-addressing hash table of four words a slot: inode, references, handles (readers; writers, and in the upper bit whether there
+//! were any), backing (served handles, backing id). A slot keeps its inode until the table is made anew, twice as large as needed, at another
+//! place of the file.
 //!
 //! # Invariants
 //! - L1: each word is changed by one store, in an order that makes every prefix valid: a killed process leaves a ledger that can be adopted.
@@ -41,7 +42,11 @@ use crate::sys::SharedWords;
 use crate::types::{Digest, Ino};
 
 /// "vzledg" and the layout's version.
-const MAGIC: u64 = 0x767a_6c65_6467_0001;
+const MAGIC: u64 = 0x767a_6c65_6467_0002;
+/// The version that did not tell whether an inode had writers.
+const MAGIC_1: u64 = 0x767a_6c65_6467_0001;
+/// In the lower half of a slot's handles.
+const WRITTEN: u32 = 1 << 31;
 const PAGE_BYTES: u64 = 4096;
 /// Words of the header: one page.
 const HEADER_WORDS: usize = 512;
@@ -79,6 +84,8 @@ pub(super) struct Handles {
     pub readers: u32,
     /// In passthrough mode, for writing too.
     pub writers: u32,
+    /// Whether there were any of those since the kernel knows the inode: it may be mapped for writing still.
+    pub written: bool,
     /// Those whose bytes the daemon moves.
     pub served: u32,
     /// The kernel's backing id. Never 0 while there are readers or writers; without them only while a blob stays registered (L5).
@@ -91,7 +98,8 @@ impl Handles {
         let (high, low) = (|word: u64| (word >> 32) as u32, |word: u64| word as u32);
         Handles {
             readers: high(handles),
-            writers: low(handles),
+            writers: low(handles) & !WRITTEN,
+            written: low(handles) & WRITTEN != 0,
             served: high(backing),
             backing: low(backing),
         }
@@ -99,12 +107,18 @@ impl Handles {
 
     fn words(self) -> (u64, u64) {
         let join = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-        (join(self.readers, self.writers), join(self.served, self.backing))
+        let written = if self.written { WRITTEN } else { 0 };
+        (join(self.readers, self.writers | written), join(self.served, self.backing))
     }
 
     /// Handles that the kernel serves.
     pub(super) fn passthrough(self) -> u32 {
         self.readers + self.writers
+    }
+
+    /// Whether the file is open.
+    pub(super) fn is_open(self) -> bool {
+        self.passthrough() > 0 || self.served > 0
     }
 
     fn count(&mut self, handle: Handle) -> &mut u32 {
@@ -168,7 +182,8 @@ impl Ledger {
         let damaged = |why| io::Error::new(io::ErrorKind::InvalidData, why);
         let header = SharedWords::map(&memory, 0, HEADER_WORDS)?;
         let words = header.words();
-        if words[0].load(Ordering::Acquire) != MAGIC {
+        let version = words[0].load(Ordering::Acquire);
+        if ![MAGIC, MAGIC_1].contains(&version) {
             return Err(damaged("it is no ledger of this version"));
         }
         let (page, log2) = placed(words[PLACE].load(Ordering::Acquire));
@@ -183,6 +198,10 @@ impl Ledger {
         let mut state = State { header, table, used, before, registered: Registered::default() };
         let request = state.finish_pending();
         state.before.extend(request);
+        if version == MAGIC_1 {
+            slots(state.table.words()).for_each(|slot| slot.set_written());
+            state.header.words()[0].store(MAGIC, Ordering::Release);
+        }
         Ok(Ledger { memory, state: Mutex::new(state) })
     }
 
@@ -229,18 +248,17 @@ impl Ledger {
         find(state.table.words(), ino).map(|slot| slot.handles()).unwrap_or_default()
     }
 
-    /// All inodes with open files.
-    pub(super) fn open_inodes(&self) -> Vec<(Ino, Handles)> {
+    /// All inodes with open files, or whose files the kernel may be writing to.
+    pub(super) fn inodes_in_use(&self) -> Vec<(Ino, Handles)> {
         let state = self.state.lock();
-        let open = slots(state.table.words()).filter(Slot::is_open);
-        open.filter_map(|slot| Some((Ino::new(slot.ino())?, slot.handles()))).collect()
+        let used = slots(state.table.words()).filter(|slot| slot.is_known() && slot.is_in_use());
+        used.filter_map(|slot| Some((Ino::new(slot.ino())?, slot.handles()))).collect()
     }
 
-    /// All inodes that the kernel knows, with the number of handles by which it may write to each.
-    pub(super) fn known_inodes(&self) -> Vec<(Ino, u32)> {
+    /// All inodes that the kernel knows.
+    pub(super) fn known_inodes(&self) -> Vec<Ino> {
         let state = self.state.lock();
-        let known = slots(state.table.words()).filter(Slot::is_known);
-        known.filter_map(|slot| Some((Ino::new(slot.ino())?, slot.handles().writers))).collect()
+        slots(state.table.words()).filter(Slot::is_known).filter_map(|slot| Ino::new(slot.ino())).collect()
     }
 
     /// Whether an earlier process has carried out this request, as far as handles go.
@@ -283,6 +301,7 @@ impl Ledger {
             }
         }
         *handles.count(handle) += 1;
+        handles.written |= handle == Handle::Writer;
         state.change(request, ino, handles);
         let backing = if handle == Handle::Served { 0 } else { handles.backing };
         Ok(Counted { backing, unused })
@@ -451,8 +470,18 @@ impl<'a> Slot<'a> {
     }
 
     fn is_open(&self) -> bool {
+        self.handles().is_open()
+    }
+
+    fn is_in_use(&self) -> bool {
         let handles = self.handles();
-        handles.passthrough() > 0 || handles.served > 0
+        handles.is_open() || handles.written
+    }
+
+    /// As if there had been writers.
+    fn set_written(&self) {
+        let (word, _) = Handles { written: true, ..self.handles() }.words();
+        self.words[2].store(word, Ordering::Release);
     }
 }
 

@@ -20,6 +20,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::dispatch::{Dispatch, Parts};
+use super::gate::Gate;
 use super::ledger::Ledger;
 use super::locks;
 use super::notices::{Herald, Notices};
@@ -61,6 +62,8 @@ pub struct MountOptions {
     pub herald: Option<Arc<dyn Herald>>,
     /// Keeps processors awake while many requests come in.
     pub wakeful: Option<Arc<Wakeful>>,
+    /// Passed before the first request of a mount that is taken over is answered.
+    pub gate: Arc<Gate>,
 }
 
 /// What the kernel agreed to, known when there is a session.
@@ -194,12 +197,13 @@ pub fn resume(
     keep: impl FnOnce(Kept) -> io::Result<()>,
 ) -> Result<Mount, FuseError> {
     let adopted = Ledger::adopt(File::from(kept.ledger)).and_then(|ledger| {
-        for (ino, handles) in ledger.open_inodes() {
+        let used = ledger.inodes_in_use();
+        for (ino, handles) in used.iter().copied().filter(|(_, handles)| handles.is_open()) {
             if let Err(error) = volume.adopt(ino, handles.passthrough(), handles.served) {
                 error!(ve = %options.ve_name, %ino, %error, "an open file cannot be taken over");
             }
         }
-        volume.adopt_written(ledger.known_inodes().into_iter().map(|(ino, _)| ino));
+        volume.adopt_written(used.into_iter().map(|(ino, _)| ino));
         volume.free_orphans(|ino| ledger.knows(ino)).map_err(io::Error::other)?;
         close_unused(&ledger, kept.device.as_fd());
         let connection = Connection { device: kept.device, ledger, agreed: kept.agreed, new: false };
@@ -271,11 +275,14 @@ fn start(
     keep(Kept { device, ledger: memory, agreed: agreed.clone() })?;
     let alive = Arc::new(AtomicBool::new(true));
     let (ve, still_alive, served) = (options.ve_name.clone(), Arc::clone(&alive), Arc::clone(&volume));
-    let confined = options.sandbox;
+    let (confined, gate) = (options.sandbox, (!new).then(|| Arc::clone(&options.gate)));
     let thread = std::thread::Builder::new().name(format!("ve-{ve}")).spawn(move || {
         // The threads that answer are started by this one, and inherit.
         if confined {
             sandbox::enter(Role::Session);
+        }
+        if let Some(gate) = gate {
+            gate.pass();
         }
         if let Err(error) = session.run() {
             error!(%ve, %error, "the mount ended with an error");
@@ -346,7 +353,7 @@ impl Mount {
 
     /// All inodes that the kernel knows.
     pub fn known(&self) -> Vec<Ino> {
-        self.ledger.known_inodes().into_iter().map(|(ino, _)| ino).collect()
+        self.ledger.known_inodes()
     }
 
     /// How many requests of each kind the kernel has sent to this daemon.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use super::ledger::Handles;
 use crate::types::Ino;
 
 /// Files that the kernel may be writing to by itself: it changes their size and times, so it must not cache those. That they are closed is not
@@ -28,14 +29,14 @@ pub(super) enum Written {
 }
 
 impl Writers {
-    /// Those of a mount that is taken over, from the inodes that the kernel knows and their handles for writing, any of which may be mapped; and from
-    /// those with handles that the daemon serves, any of which may be for writing.
-    pub(super) fn adopt(
-        known: impl IntoIterator<Item = (Ino, u32)>,
-        served: impl IntoIterator<Item = (Ino, u32)>,
-    ) -> Writers {
-        let served = served.into_iter().filter(|(_, handles)| *handles > 0);
-        Writers { by_ino: Mutex::new(known.into_iter().collect()), served: Mutex::new(served.collect()) }
+    /// Those of a mount that is taken over: what had writers may be mapped, and any handle that the daemon serves may be for writing.
+    pub(super) fn adopt(used: &[(Ino, Handles)]) -> Writers {
+        let written = used.iter().filter(|(_, handles)| handles.written);
+        let served = used.iter().filter(|(_, handles)| handles.served > 0);
+        Writers {
+            by_ino: Mutex::new(written.map(|(ino, handles)| (*ino, handles.writers)).collect()),
+            served: Mutex::new(served.map(|(ino, handles)| (*ino, handles.served)).collect()),
+        }
     }
 
     /// A handle for writing that the daemon serves is opened.
@@ -127,10 +128,14 @@ mod tests {
         assert_eq!(writers.state(ino, || false), Written::NoLonger, "the kernel does not write to it");
         writers.drop_served(ino);
         assert!(!writers.any(ino));
-        let writers = Writers::adopt([], [(ino, 1)]);
+        let writers = Writers::adopt(&[(ino, Handles { served: 1, ..Handles::default() })]);
         assert!(writers.any(ino));
         writers.forget(ino);
         assert!(!writers.any(ino));
-        assert!(Writers::adopt([(ino, 1)], [(ino, 0)]).any(ino));
+        let handles = Handles { writers: 1, written: true, ..Handles::default() };
+        assert!(Writers::adopt(&[(ino, handles)]).any(ino));
+        let writers = Writers::adopt(&[(ino, Handles { writers: 0, ..handles })]);
+        assert!(!writers.any(ino));
+        assert_eq!(writers.state(ino, || true), Written::Still, "it may be mapped");
     }
 }

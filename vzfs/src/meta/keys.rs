@@ -29,7 +29,7 @@ pub(super) fn inode(ve: VeId, ino: Ino) -> [u8; DIRECTORY_BYTES] {
     numbered(ve, ino.get())
 }
 
-fn numbered(ve: VeId, number: u64) -> [u8; DIRECTORY_BYTES] {
+pub(super) fn numbered(ve: VeId, number: u64) -> [u8; DIRECTORY_BYTES] {
     let mut key = [0; DIRECTORY_BYTES];
     key[..4].copy_from_slice(&ve.0.to_be_bytes());
     key[4..].copy_from_slice(&number.to_be_bytes());
@@ -57,7 +57,7 @@ pub(super) fn data_file_of(key: &[u8]) -> Option<(VeId, u64)> {
     Some((ve_of(key)?, number_of(key)?))
 }
 
-fn number_of(key: &[u8]) -> Option<u64> {
+pub(super) fn number_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(key.get(4..12)?.try_into().ok()?))
 }
 

@@ -1,6 +1,7 @@
 //! The private tables, typed.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use rocksdb::{DBIteratorWithThreadMode, Direction, IteratorMode, ReadOptions, WriteBatch};
@@ -19,8 +20,8 @@ pub struct Changes<'m> {
     pub(super) meta: &'m Meta,
     pub(super) ve: VeId,
     pub(super) batch: WriteBatch,
-    /// Whether the batch puts something into the orphan table.
-    orphans: bool,
+    /// What the batch puts into the orphan table: nothing, or an inode or two.
+    orphans: Vec<Ino>,
     /// The inodes' records that the batch writes or removes, in order.
     records: Vec<(Ino, Option<InodeRecord>)>,
     /// What is written, if somebody wants to know.
@@ -36,7 +37,7 @@ impl Changes<'_> {
         self.records.push((ino, Some(record.clone())));
         if record.nlink == 0 {
             self.batch.put_cf(self.meta.table(ORPHANS), key, b"");
-            self.orphans = true;
+            self.orphans.push(ino);
         } else if self.may_be_orphan(ino) {
             self.batch.delete_cf(self.meta.table(ORPHANS), key);
         }
@@ -44,7 +45,7 @@ impl Changes<'_> {
 
     /// Whether the orphan table may have an inode. Hardly any that gets a record does: looking is cheaper than writing that it is not there.
     fn may_be_orphan(&self, ino: Ino) -> bool {
-        if self.orphans {
+        if self.orphans.contains(&ino) {
             return true;
         }
         match self.meta.recent.find(self.ve, ino) {
@@ -142,6 +143,9 @@ pub struct Written {
 /// The inode that a row is about, its key and its value.
 type KeyedRow = (Ino, Box<[u8]>, Box<[u8]>);
 
+/// Number, key and value of a row.
+type NumberedRow = (u64, Box<[u8]>, Box<[u8]>);
+
 /// Notes what is written to a VE's private tables, from [`Meta::watch`] on. One at a time for a VE.
 pub struct Watch<'m> {
     meta: &'m Meta,
@@ -205,7 +209,14 @@ impl Meta {
         // Relaxed: who watches sees to it that no operation is under way when it begins.
         let watched = self.watches.load(Ordering::Relaxed) > 0 && self.watched.lock().contains_key(&ve);
         let written = watched.then(Written::default);
-        Changes { meta: self, ve, batch: WriteBatch::default(), orphans: false, records: Vec::new(), written }
+        Changes {
+            meta: self,
+            ve,
+            batch: WriteBatch::default(),
+            orphans: Vec::new(),
+            records: Vec::new(),
+            written,
+        }
     }
 
     /// Notes what is written to a VE's private tables from now on. The caller sees to it that no operation on the VE is under way now.
@@ -309,16 +320,31 @@ impl Meta {
         ve: VeId,
         from: Option<Ino>,
     ) -> impl Iterator<Item = Result<KeyedRow, MetaError>> {
-        let start = from.map_or_else(|| keys::ve(ve).to_vec(), |from| keys::inode(ve, from).to_vec());
+        self.numbered(table, ve, from.map_or(0, Ino::get)).map(move |row| {
+            let (number, key, value) = row?;
+            let ino = Ino::new(number).ok_or_else(|| damaged(table, &key, &"the key is no inode"))?;
+            Ok((ino, key, value))
+        })
+    }
+
+    /// The rows of a VE in a table whose keys are numbers, from a number on.
+    pub(super) fn numbered(
+        &self,
+        table: &'static str,
+        ve: VeId,
+        from: u64,
+    ) -> impl Iterator<Item = Result<NumberedRow, MetaError>> {
         let mut options = ReadOptions::default();
         if let Some(end) = keys::ve_end(ve) {
             options.set_iterate_upper_bound(end.to_vec());
         }
+        let start = keys::numbered(ve, from);
         let mode = IteratorMode::From(&start, Direction::Forward);
         self.db.iterator_cf_opt(self.table(table), options, mode).map(move |row| {
             let (key, value) = row?;
-            let ino = keys::inode_of(&key).ok_or_else(|| damaged(table, &key, &"the key is no inode"))?;
-            Ok((ino, key, value))
+            let number =
+                keys::number_of(&key).ok_or_else(|| damaged(table, &key, &"the key is no number"))?;
+            Ok((number, key, value))
         })
     }
 
@@ -330,16 +356,19 @@ impl Meta {
         number.map_err(|_| damaged(COUNTERS, &key, &"it is no 64-bit number"))
     }
 
-    /// Takes `count` numbers from the VE's counter of private inodes and data files. They are never given out again, also
-    /// after a crash: the new counter is durable before this returns.
-    pub fn reserve_numbers(&self, ve: VeId, count: u64) -> Result<std::ops::Range<u64>, MetaError> {
-        let key = keys::ve(ve);
-        let start = self.next_number(ve)?;
-        let end = start.checked_add(count).ok_or(MetaError::Exhausted(ve))?;
+    /// Takes `count` numbers from each VE's counter of private inodes and data files. They are never given out again, also
+    /// after a crash: the new counters are durable before this returns.
+    pub fn reserve_numbers(&self, ves: &[VeId], count: u64) -> Result<Vec<Range<u64>>, MetaError> {
         let mut batch = WriteBatch::default();
-        batch.put_cf(self.table(COUNTERS), key, end.to_le_bytes());
+        let mut reserve = |ve: &VeId| {
+            let start = self.next_number(*ve)?;
+            let end = start.checked_add(count).ok_or(MetaError::Exhausted(*ve))?;
+            batch.put_cf(self.table(COUNTERS), keys::ve(*ve), end.to_le_bytes());
+            Ok(start..end)
+        };
+        let ranges = ves.iter().map(&mut reserve).collect::<Result<_, MetaError>>()?;
         self.write_durably(batch)?;
-        Ok(start..end)
+        Ok(ranges)
     }
 
     /// Removes every private record of a VE, durably. The VE number must not be used again afterwards.

@@ -1,11 +1,13 @@
 //! Mounts of VEs: made, taken away, made again at the next start.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use thiserror::Error;
 
@@ -14,7 +16,7 @@ use super::slot::{Live, Slot};
 use super::{BoxError, Store, StoreError};
 use crate::api::{Ve, VeStats};
 use crate::meta::Table;
-use crate::types::{IdShift, Ino, VeName};
+use crate::types::{IdShift, Ino, VeId, VeName};
 use crate::volume::{Holdings, Rebased, Usage, Volume, VolumeError};
 
 /// How long after an unmount by hand the kernel may take to end its connection with the daemon. A copy of the mount in another namespace keeps that for longer.
@@ -75,6 +77,8 @@ pub enum UnmountError {
 /// How long a removal or a close waits for requests that still hold the volume. An unmounted FUSE session needs
 /// milliseconds to end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Threads that make mounts at a start. More would wait for each other in the kernel.
+const MOST_MOUNTERS: usize = 8;
 
 impl Store {
     /// Mounts a VE, and from now on at each start. Asking for where it is mounted already changes nothing.
@@ -136,17 +140,45 @@ impl Store {
     }
 
     /// Mounts what was mounted when the last daemon ended. One that fails is logged and stays wanted.
+    /// Programs of all these VEs may be waiting, so all processors work at it.
     pub fn mount_wanted(&self) {
-        for slot in self.slots() {
-            let mut live = slot.live.lock();
-            let record = slot.record();
-            let Some(place) = &record.mountpoint else { continue };
-            if self.closing.load(Ordering::SeqCst) {
-                return;
+        let mut slots = self.slots();
+        slots.retain(|slot| slot.record().mountpoint.is_some());
+        let ids: Vec<VeId> = slots.iter().map(|slot| slot.id).collect();
+        let numbers = Volume::reserve_numbers(&self.meta, &ids).unwrap_or_else(|error| {
+            tracing::warn!(%error, "each VE has to take numbers for its files by itself");
+            Vec::new()
+        });
+        let numbers = numbers.into_iter().map(Some).chain(std::iter::repeat(None));
+        let wanted = Mutex::new(slots.into_iter().zip(numbers));
+        let mount_all = || {
+            loop {
+                // A guard in the head of a `while let` would be held in its body.
+                let next = wanted.lock().next();
+                let Some((slot, numbers)) = next else { return };
+                self.mount_again(&slot, numbers.unwrap_or_default());
             }
-            if let Err(error) = self.mount_locked(&slot, &mut live, place) {
-                tracing::error!(ve = %record.name, %error, "the VE stays unmounted");
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..std::thread::available_parallelism().map_or(1, usize::from).min(MOST_MOUNTERS) {
+                // Without another thread this one does it all.
+                let _ = std::thread::Builder::new().name("mounts".to_owned()).spawn_scoped(scope, mount_all);
             }
+            mount_all();
+        });
+    }
+
+    fn mount_again(&self, slot: &Slot, numbers: Range<u64>) {
+        let mut live = slot.live.lock();
+        let record = slot.record();
+        let Some(place) = &record.mountpoint else { return };
+        if self.closing.load(Ordering::SeqCst) {
+            return;
+        }
+        // Held until the mount holds it.
+        let volume = self.open_volume(slot, &live, numbers);
+        if let Err(error) = volume.and_then(|_volume| self.mount_locked(slot, &mut live, place)) {
+            tracing::error!(ve = %record.name, %error, "the VE stays unmounted");
         }
     }
 
@@ -281,6 +313,11 @@ impl Store {
     }
 
     pub(super) fn volume_locked(&self, slot: &Slot, live: &Live) -> Result<Arc<Volume>, StoreError> {
+        self.open_volume(slot, live, 0..0)
+    }
+
+    /// The same; with numbers that were reserved for it, if it is not open.
+    fn open_volume(&self, slot: &Slot, live: &Live, numbers: Range<u64>) -> Result<Arc<Volume>, StoreError> {
         let record = slot.record();
         if live.removed {
             return Err(StoreError::VeRemoving(record.name.clone()));
@@ -293,7 +330,7 @@ impl Store {
         let volume = Volume::open(slot.id, base, self.meta.clone(), self.blobs.clone(), self.data.clone());
         let volume = volume
             .map_err(|source| StoreError::Volume { ve: record.name.clone(), source: Box::new(source) })?;
-        let volume = Arc::new(volume.with_retired(retired));
+        let volume = Arc::new(volume.with_retired(retired).with_numbers(numbers));
         slot.shown.write().volume = Arc::downgrade(&volume);
         Ok(volume)
     }

@@ -14,8 +14,8 @@ use rustix::io::Errno;
 use crate::meta::MAX_LOG_BYTES;
 use crate::volume::free_bytes;
 
-/// All that a log can hold, and the small files around it.
-const FULL_BYTES: u64 = MAX_LOG_BYTES + (8 << 20);
+/// All that a log can hold, which goes on growing while the tables are written that let go of it, and the small files around it.
+const FULL_BYTES: u64 = 8 * MAX_LOG_BYTES + (8 << 20);
 /// The database sets so much aside for its log, by the size of its write buffers, and some for small files.
 pub(super) const LOG_ROOM_BYTES: u64 = 10 << 20;
 /// On a disk with less free than so many times that, programs need it more.

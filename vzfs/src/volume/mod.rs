@@ -56,6 +56,7 @@ mod tests;
 mod usage;
 mod walk;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -187,7 +188,7 @@ pub struct Volume {
     /// What the kernel has forgotten and is to be freed. A leaf.
     forgotten: Mutex<Vec<Ino>>,
     /// Taken last.
-    numbers: Mutex<std::ops::Range<u64>>,
+    numbers: Mutex<Range<u64>>,
     /// Taken before `names`.
     copying: [Mutex<()>; COPY_STRIPES],
 }
@@ -242,6 +243,20 @@ impl Volume {
         };
         volume.load_joined()?;
         Ok(volume)
+    }
+
+    /// With numbers that were reserved before it was opened, by [`Volume::reserve_numbers`].
+    pub fn with_numbers(mut self, numbers: Range<u64>) -> Volume {
+        if !numbers.is_empty() {
+            self.first_number = numbers.start;
+            self.numbers = Mutex::new(numbers);
+        }
+        self
+    }
+
+    /// Reserves numbers for VEs whose volumes are to be opened. Each would do so by itself, but wait for the disk one after the other.
+    pub fn reserve_numbers(meta: &Meta, ves: &[VeId]) -> Result<Vec<Range<u64>>> {
+        Ok(meta.reserve_numbers(ves, NUMBERS_AT_ONCE)?)
     }
 
     /// What became of the requests of a connection, under whichever process.
@@ -459,7 +474,8 @@ impl Volume {
     fn new_number(&self) -> Result<u64> {
         let mut numbers = self.numbers.lock();
         if numbers.is_empty() {
-            *numbers = self.meta.reserve_numbers(self.ve, NUMBERS_AT_ONCE)?;
+            let reserved = self.meta.reserve_numbers(&[self.ve], NUMBERS_AT_ONCE)?;
+            *numbers = reserved.into_iter().next().unwrap_or_default();
         }
         numbers.next().ok_or(VolumeError::Invalid("no inode number is left"))
     }

@@ -55,7 +55,7 @@ fn one_backing_id_serves_all_handles_of_an_inode() {
     assert_eq!(ledger.handles(ino(9)).writers, 1);
     assert_eq!(ledger.close(3, ino(9), Handle::Reader), (true, None));
     assert_eq!(ledger.close(4, ino(9), Handle::Writer), (true, Some(41)));
-    assert_eq!(ledger.handles(ino(9)), Handles::default());
+    assert_eq!(ledger.handles(ino(9)), Handles { written: true, ..Handles::default() });
     assert_eq!(ledger.close(5, ino(9), Handle::Writer), (false, None), "more closed than opened");
 }
 
@@ -67,7 +67,7 @@ fn a_blob_stays_registered_for_the_next_who_opens_it() {
     assert_eq!(ledger.open(1, ino(9), on(b"x"), || Ok(41)).expect("counted").backing, 41);
     assert_eq!(ledger.close(2, ino(9), Handle::Reader), (true, None));
     assert_eq!(ledger.registered(ino(9)), Some(Digest::of(b"x")));
-    assert_eq!(ledger.open_inodes(), [], "nobody has it open");
+    assert_eq!(ledger.inodes_in_use(), [], "nobody has it open");
     assert_eq!(ledger.open(3, ino(9), on(b"x"), twice).expect("counted").backing, 41);
     ledger.close(4, ino(9), Handle::Reader);
     // The inode has other content now, as after a merge.
@@ -122,7 +122,7 @@ fn a_request_that_comes_again_is_counted_once() {
     let ledger = adopted(&ledger);
     assert_eq!(ledger.close(12, ino(9), Handle::Reader), (false, None));
     assert_eq!(
-        ledger.open_inodes(),
+        ledger.inodes_in_use(),
         vec![(ino(9), Handles { readers: 1, backing: 41, ..Handles::default() })]
     );
 }
@@ -145,6 +145,46 @@ fn a_change_cut_off_at_any_store_is_finished_or_not_begun() {
     let ledger = adopted(&ledger);
     assert_eq!(ledger.handles(ino(9)).readers, 2);
     assert!(ledger.carried_out(77));
+}
+
+#[test]
+fn what_had_writers_may_be_mapped_by_them_until_the_kernel_forgets_it() {
+    let ledger = Ledger::new(1).expect("memory");
+    let used = |ledger: &Ledger| -> Vec<Ino> {
+        let mut used: Vec<_> = ledger.inodes_in_use().into_iter().map(|(ino, _)| ino).collect();
+        used.sort_unstable();
+        used
+    };
+    for number in 2..100 {
+        ledger.refer(ino(number)).expect("memory");
+    }
+    ledger.open(1, ino(8), READER, || Ok(40)).expect("counted");
+    ledger.open(2, ino(9), (Handle::Writer, None), || Ok(41)).expect("counted");
+    assert_eq!(used(&ledger), [ino(8), ino(9)]);
+    ledger.close(3, ino(8), Handle::Reader);
+    ledger.close(4, ino(9), Handle::Writer);
+    assert_eq!(used(&ledger), [ino(9)]);
+    let ledger = adopted(&ledger);
+    assert_eq!(used(&ledger), [ino(9)]);
+    assert!(ledger.forget(ino(9), 1));
+    assert_eq!(used(&ledger), []);
+}
+
+#[test]
+fn a_ledger_that_does_not_tell_what_had_writers_counts_all_as_such() {
+    let ledger = Ledger::new(1).expect("memory");
+    for number in 2..5 {
+        ledger.refer(ino(number)).expect("memory");
+    }
+    ledger.open(1, ino(3), READER, || Ok(41)).expect("counted");
+    ledger.state.lock().header.words()[0].store(MAGIC_1, Ordering::Release);
+    // And the second time it is one of this version.
+    for ledger in [adopted(&ledger), adopted(&ledger)] {
+        let used = ledger.inodes_in_use();
+        assert_eq!(used.len(), 3);
+        assert!(used.iter().all(|(_, handles)| handles.written && handles.writers == 0));
+        assert_eq!(ledger.handles(ino(3)).readers, 1);
+    }
 }
 
 /// The same memory without the first one's lock.
