@@ -266,9 +266,7 @@ impl Host {
     /// Kills the daemon and leaves the supervisor, which starts another. Returns the process id of the killed one.
     pub fn kill_daemon(&self) -> u32 {
         let pid = self.daemon_pid();
-        let number = Pid::from_raw(pid.cast_signed()).expect("a process id");
-        // It may be gone by itself.
-        let _ = rustix::process::kill_process(number, Signal::KILL);
+        kill_if_there(pid);
         pid
     }
 
@@ -290,7 +288,8 @@ impl Host {
     pub fn kill(&self) {
         let supervisor = Pid::from_raw(self.supervisor_pid().cast_signed()).expect("a process id");
         rustix::process::kill_process(supervisor, Signal::STOP).expect("the own child can be signalled");
-        self.kill_daemon();
+        // There is none while the supervisor waits before it starts the next.
+        child_of(self.supervisor_pid()).into_iter().for_each(kill_if_there);
         self.end(Signal::KILL);
     }
 
@@ -324,9 +323,13 @@ impl Host {
 
     /// The first half: afterwards nothing is mounted and nothing runs.
     pub fn power_off(&self) {
-        // From then on the filesystem writes nothing more, not even its log.
-        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.disk()));
+        self.shut_disk_down();
         self.unmount_disk();
+    }
+
+    /// From then on the host's filesystem gives errors, and writes nothing more, not even its log.
+    pub fn shut_disk_down(&self) {
+        run(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(self.disk()));
     }
 
     /// Kills the daemon and takes the mounts away, also from a disk whose filesystem has given up. [`Host::power_on`] is the way back.
@@ -459,6 +462,12 @@ impl Drop for Host {
         }
         let _ = guardian.wait();
     }
+}
+
+/// A process may be gone by itself.
+fn kill_if_there(pid: u32) {
+    let number = Pid::from_raw(pid.cast_signed()).expect("a process id");
+    let _ = rustix::process::kill_process(number, Signal::KILL);
 }
 
 /// The only child of a process.

@@ -190,6 +190,26 @@ fn a_database_that_could_not_write_for_a_moment_writes_again() {
 }
 
 #[test]
+fn a_daemon_that_cannot_start_on_a_filesystem_that_has_given_up_says_so() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new(HostFs::Xfs);
+    let a = scene.host.root("a");
+    write_synced(&a.join("synced"), b"text").expect("works");
+    scene.host.shut_disk_down();
+    assert!(write_synced(&a.join("refused"), b"text").is_err_and(|error| is_io_error(&error)));
+    scene.host.kill_daemon();
+    let log = in_time(|| Some(scene.host.log()).filter(|log| log.contains("dmesg")).ok_or("it says nothing"));
+    let reason = log.lines().find(|line| line.contains("dmesg")).expect("it was found");
+    assert!(reason.contains("Input/output error") && reason.contains("/store"), "{reason}");
+    // The way that the message names.
+    scene.host.unmount_disk();
+    scene.host.power_on();
+    assert_eq!(fs::read(a.join("synced")).expect("synced"), b"text");
+    write_synced(&a.join("after"), b"text").expect("works");
+    assert_eq!(scene.host.vzfs(["store", "check"]).code, 0);
+}
+
+#[test]
 fn a_daemon_without_descriptors_lives_and_so_does_what_needs_none() {
     let host = Host::with_sample(&["a"]);
     let a = host.root("a");

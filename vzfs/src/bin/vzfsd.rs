@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failed::Reported) => ExitCode::FAILURE,
+        Err(Failed::Unheard(error)) => {
             let text = error.with_hint();
             // To the command that waits; it shows the text as its own.
             if args.background_child && !args.supervised {
@@ -29,24 +30,42 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), DaemonError> {
+/// What ended the program.
+enum Failed {
+    /// The supervisor has been told, and says so.
+    Reported,
+    /// Nobody knows of it yet.
+    Unheard(DaemonError),
+}
+
+impl From<DaemonError> for Failed {
+    fn from(error: DaemonError) -> Failed {
+        Failed::Unheard(error)
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failed> {
     let config = args.resolve()?;
     if args.probe {
-        return daemon::probe(&config);
+        return Ok(daemon::probe(&config)?);
     }
     if !args.foreground {
-        return daemon::start_in_background(&config);
+        return Ok(daemon::start_in_background(&config)?);
     }
     daemon::start_logging(args.log_format);
     if !args.supervised {
-        return daemon::supervise(&config, || {
+        let ready = || {
             if args.background_child {
                 daemon::tell_ready();
             }
-        });
+        };
+        return Ok(daemon::supervise(&config, ready)?);
     }
     let link = daemon::link()?;
-    serve(&config, &link).inspect_err(|error| link.report(&Report::Failed(error.with_hint())))
+    serve(&config, &link).map_err(|error| {
+        link.report(&Report::Failed(error.with_hint()));
+        Failed::Reported
+    })
 }
 
 fn serve(config: &daemon::Config, link: &Arc<Link>) -> Result<(), DaemonError> {

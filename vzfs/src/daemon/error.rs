@@ -5,6 +5,7 @@ use std::io;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
+use rustix::io::Errno;
 
 use crate::api::{ApiError, ErrorCode};
 use crate::archive::{ArchiveError, Reason};
@@ -65,15 +66,24 @@ impl Told for UpdateError {
     }
 }
 
-/// What a client is told of an error.
+/// What a client is told of an error. What is the host's is logged.
 pub(super) fn api_error(error: &StoreError) -> ApiError {
-    let code = if shortage(error).is_some() { ErrorCode::NoSpace } else { code(error) };
+    let reply = reply(error);
     // Requests that were refused are the client's business; these are the host's.
-    if matches!(code, ErrorCode::Internal | ErrorCode::Damaged | ErrorCode::NoSpace) {
-        tracing::error!(%code, %error, "a request failed");
+    if matches!(reply.code, ErrorCode::Internal | ErrorCode::Damaged | ErrorCode::NoSpace) {
+        tracing::error!(code = %reply.code, %error, "a request failed");
     } else {
-        tracing::debug!(%code, %error, "a request was refused");
+        tracing::debug!(code = %reply.code, %error, "a request was refused");
     }
+    reply
+}
+
+/// An error in words, with what can be done about it.
+pub(super) fn reply(error: &StoreError) -> ApiError {
+    let code = match disk_trouble(error) {
+        Some(DiskTrouble::Full | DiskTrouble::Quota) => ErrorCode::NoSpace,
+        _ => code(error),
+    };
     let reply = ApiError::new(code, error.to_string());
     match hint(error, code) {
         Some(hint) => reply.with_hint(hint),
@@ -209,17 +219,19 @@ fn path_code(error: &io::Error) -> ErrorCode {
     }
 }
 
-/// What a store has run out of.
+/// What is the matter with a store's disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Shortage {
-    /// Its disk is full.
-    Disk,
+enum DiskTrouble {
+    /// It is full.
+    Full,
     /// A quota of the host's filesystem on it is used up.
     Quota,
+    /// It, or the filesystem on it, cannot be read or written.
+    Broken,
 }
 
-/// What the store has run out of, if that is the reason, whoever noticed it.
-fn shortage(error: &StoreError) -> Option<Shortage> {
+/// What is the matter with the store's disk, if that is the reason, whoever noticed it.
+fn disk_trouble(error: &StoreError) -> Option<DiskTrouble> {
     let inner: &dyn Error = match error {
         StoreError::Archive(archive) => match &**archive {
             ArchiveError::Entry { reason, .. } | ArchiveError::Archive { reason, .. } => reason,
@@ -229,9 +241,10 @@ fn shortage(error: &StoreError) -> Option<Shortage> {
     };
     let mut cause = Some(inner);
     while let Some(error) = cause {
-        match error.downcast_ref::<io::Error>().map(io::Error::kind) {
-            Some(io::ErrorKind::StorageFull) => return Some(Shortage::Disk),
-            Some(io::ErrorKind::QuotaExceeded) => return Some(Shortage::Quota),
+        match error.downcast_ref().and_then(Errno::from_io_error) {
+            Some(Errno::NOSPC) => return Some(DiskTrouble::Full),
+            Some(Errno::DQUOT) => return Some(DiskTrouble::Quota),
+            Some(Errno::IO | Errno::ROFS) => return Some(DiskTrouble::Broken),
             _ => cause = error.source(),
         }
     }
@@ -245,15 +258,16 @@ fn shortage(error: &StoreError) -> Option<Shortage> {
         _ => return None,
     };
     match database {
-        error if error.is_over_quota() => Some(Shortage::Quota),
-        error if error.is_full() => Some(Shortage::Disk),
+        error if error.is_over_quota() => Some(DiskTrouble::Quota),
+        error if error.is_full() => Some(DiskTrouble::Full),
+        error if error.is_broken_disk() => Some(DiskTrouble::Broken),
         _ => None,
     }
 }
 
 fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
     let text = match (error, code) {
-        (error, ErrorCode::NoSpace) if shortage(error) == Some(Shortage::Quota) => {
+        (error, ErrorCode::NoSpace) if disk_trouble(error) == Some(DiskTrouble::Quota) => {
             "raise the quota of the host's filesystem that holds the store, or remove templates and VEs"
                 .to_owned()
         }
@@ -309,6 +323,10 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::Meta(MetaError::Open { path, .. }), ErrorCode::Damaged) => {
             format!("put {} back from a backup of the store, all of it", path.display())
         }
+        (error, ErrorCode::Internal) if disk_trouble(error) == Some(DiskTrouble::Broken) => {
+            "look into the kernel's log (dmesg). If the filesystem has shut itself down, stop vzfs, mount the filesystem anew, and start it again"
+                .to_owned()
+        }
         (_, ErrorCode::Damaged) => "`vzfs template verify` shows what is damaged".to_owned(),
         _ => return None,
     };
@@ -320,7 +338,7 @@ mod tests {
     use super::*;
 
     /// A failure of the store's disk as each part of the store tells of it.
-    fn noticed_anywhere(errno: rustix::io::Errno) -> [StoreError; 4] {
+    fn noticed_anywhere(errno: Errno) -> [StoreError; 4] {
         let failed = || io::Error::from_raw_os_error(errno.raw_os_error());
         let blob = || BlobError::Io { action: "write", path: "/store/blobs/tmp/1".into(), source: failed() };
         [
@@ -337,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_recognised_wherever_it_was_noticed() {
-        for error in noticed_anywhere(rustix::io::Errno::NOSPC) {
+        for error in noticed_anywhere(Errno::NOSPC) {
             let reply = api_error(&error);
             assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
             assert!(reply.hint.is_some_and(|hint| hint.contains("free space")));
@@ -346,10 +364,19 @@ mod tests {
 
     #[test]
     fn a_quota_is_told_as_one() {
-        for error in noticed_anywhere(rustix::io::Errno::DQUOT) {
+        for error in noticed_anywhere(Errno::DQUOT) {
             let reply = api_error(&error);
             assert_eq!(reply.code, ErrorCode::NoSpace, "{error:?}");
             assert!(reply.hint.is_some_and(|hint| hint.contains("raise the quota")), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_as_one() {
+        for error in noticed_anywhere(Errno::IO) {
+            let reply = api_error(&error);
+            assert_eq!(reply.code, ErrorCode::Internal, "{error:?}");
+            assert!(reply.hint.is_some_and(|hint| hint.contains("dmesg")), "{error:?}");
         }
     }
 

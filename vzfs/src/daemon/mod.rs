@@ -107,7 +107,7 @@ impl DaemonError {
     /// What can be done about it, if that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            DaemonError::Store(error) => error::api_error(error).hint,
+            DaemonError::Store(error) => error::reply(error).hint,
             DaemonError::Updates(error) => error::Told::told(&**error).hint,
             DaemonError::SocketTaken(_) => {
                 Some("stop it, or give this one another --socket and --store".to_owned())

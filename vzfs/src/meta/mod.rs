@@ -113,6 +113,14 @@ impl MetaError {
         matches!(self.disk_failure(), Some(DiskFailure::Full | DiskFailure::Quota))
     }
 
+    /// Whether the disk cannot be read or written.
+    pub fn is_broken_disk(&self) -> bool {
+        // A file that is missing is no fault of the disk's.
+        let told =
+            |text: &str| ["Input/output error", "Read-only file system"].iter().any(|why| text.contains(why));
+        self.disk_failure() == Some(DiskFailure::Broken) && told(&self.to_string())
+    }
+
     /// Whether a quota of the host's filesystem is used up.
     pub fn is_over_quota(&self) -> bool {
         self.disk_failure() == Some(DiskFailure::Quota)

@@ -1,7 +1,7 @@
 //! The store folder: where things are in it, which version wrote it, and who has it open.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,15 @@ impl Layout {
     pub(super) fn create_or_open(dir: &Path) -> Result<(Layout, File), StoreError> {
         let private = |path: &Path| {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+            // On a filesystem that has given up, a folder that is there can be neither made nor looked at: the second says why.
+            let made = match made {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    fs::metadata(path).and_then(|found| {
+                        if found.is_dir() { Ok(()) } else { Err(ErrorKind::NotADirectory.into()) }
+                    })
+                }
+                made => made,
+            };
             made.map_err(StoreError::io("create", path))
         };
         private(dir)?;
@@ -70,7 +79,7 @@ impl Layout {
                 layout.check_format(&text)?;
                 false
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
             Err(error) => return Err(StoreError::io("read", layout.format())(error)),
         };
         if new {
@@ -89,7 +98,7 @@ impl Layout {
         let layout = Layout { dir: dir.to_owned() };
         match fs::read_to_string(layout.format()) {
             Ok(text) => layout.check_format(&text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(StoreError::io("read", layout.format())(error)),
         }
     }

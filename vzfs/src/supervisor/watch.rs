@@ -26,6 +26,9 @@ use crate::types::VeId;
 const PATIENCE: Duration = Duration::from_millis(50);
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Before the hint in what a daemon says of its end.
+const HINT: &str = "\nhint: ";
+
 /// How to start the daemon.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -130,7 +133,8 @@ async fn watch(program: &Program, mut mounts: Mounts, ready: impl FnOnce()) -> i
                     } else {
                         failures = if daemon.ready { 0 } else { failures + 1 };
                         let why = daemon.failed.unwrap_or_else(|| ended(status));
-                        error!(why, mounts = mounts.held.len(), restarts, "the daemon is gone and is started again");
+                        let (why, hint) = why.split_once(HINT).map_or((&*why, None), |(why, hint)| (why, Some(hint)));
+                        error!(why, hint, mounts = mounts.held.len(), restarts, "the daemon is gone and is started again");
                     }
                     if failures > 1 {
                         let patience = PATIENCE.saturating_mul(1 << (failures - 2).min(10)).min(MAX_PATIENCE);
