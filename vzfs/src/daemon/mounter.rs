@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::{Config, idle};
-use crate::fuse::{self, FuseError, Gate, Herald, Mount, MountOptions, Passthrough, Wakeful};
+use crate::fuse::{self, DiskSyncs, FuseError, Gate, Herald, Mount, MountOptions, Passthrough, Wakeful};
 use crate::store::{BoxError, Mounted, Mounter, UnmountError};
 use crate::supervisor::{Link, Report};
 use crate::types::{IdShift, Ino, VeId, VeName};
@@ -28,6 +28,7 @@ pub(super) struct FuseMounter {
     sandbox: bool,
     supervisor: Option<Arc<Link>>,
     wakeful: Option<Arc<Wakeful>>,
+    disk_syncs: Arc<DiskSyncs>,
     gate: Arc<Gate>,
 }
 
@@ -41,6 +42,7 @@ impl FuseMounter {
             sandbox,
             supervisor,
             wakeful: idle::wakeful(idle_processors),
+            disk_syncs: Arc::default(),
             gate,
         }
     }
@@ -83,6 +85,7 @@ impl Mounter for FuseMounter {
             shift: id_shift,
             herald: notifies.map(|link| Arc::new(BySupervisor { link, ve: id }) as Arc<dyn Herald>),
             wakeful: self.wakeful.clone(),
+            disk_syncs: Arc::clone(&self.disk_syncs),
             gate: Arc::clone(&self.gate),
         };
         if let Some(mount) = self.take_over(&volume, id, mountpoint, &options) {

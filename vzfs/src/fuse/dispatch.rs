@@ -13,6 +13,7 @@ use fuser::{Errno, Generation, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Reque
 use tracing::{error, warn};
 
 use super::convert::{ENDLESS, file_attr};
+use super::courtesy::{Courtesy, DiskSyncs};
 use super::device;
 use super::errno::{Answer, answer};
 use super::failures::Failures;
@@ -69,6 +70,8 @@ pub(super) struct Parts {
     pub outcomes: Outcomes,
     /// Is told of each request.
     pub wakeful: Option<Arc<Wakeful>>,
+    /// The syncs of all mounts on the same disk.
+    pub disk_syncs: Arc<DiskSyncs>,
 }
 
 /// Serves one mounted VE.
@@ -85,6 +88,7 @@ pub(super) struct Dispatch {
     pub(super) notices: Arc<Notices>,
     pub(super) requests: Arc<Requests>,
     syncs: Syncs<ToSync>,
+    courtesy: Courtesy,
     failures: Failures,
     connection: u64,
     outcomes: HashMap<u64, Option<Ino>>,
@@ -108,6 +112,7 @@ impl Dispatch {
             notices: Arc::default(),
             requests: Arc::new(Requests::new(parts.wakeful)),
             syncs: Syncs::default(),
+            courtesy: Courtesy::new(parts.disk_syncs),
             failures: Failures::default(),
             places: Arc::new(Places::after(&parts.outcomes)),
             outcomes: parts.outcomes.by_request,
@@ -127,7 +132,10 @@ impl Dispatch {
             return again(*made);
         }
         let place = self.places.mine();
-        meta::on_behalf_of(RequestId { connection: self.connection, unique, place }, work)
+        let request = RequestId { connection: self.connection, unique, place };
+        let done = meta::on_behalf_of(request, work);
+        self.courtesy.changed(req.pid());
+        done
     }
 
     /// The attributes of what an earlier process made for the same request.
@@ -329,7 +337,8 @@ impl Dispatch {
             Ok(begun) => {
                 let is_large = begun.bytes() > LARGE_BYTES;
                 let to_sync = ToSync { operation, node, begun, reply };
-                self.syncs.join(to_sync, is_large, |all| all.into_iter().for_each(end));
+                let end_all = |all: Vec<ToSync>| self.courtesy.sync(|| all.into_iter().for_each(end));
+                self.syncs.join(to_sync, is_large, end_all);
             }
         }
     }

@@ -16,6 +16,7 @@
 
 mod backing;
 mod convert;
+mod courtesy;
 mod device;
 mod dispatch;
 mod errno;
@@ -39,6 +40,7 @@ mod syncs;
 mod wakeful;
 mod writers;
 
+pub use courtesy::DiskSyncs;
 pub use gate::Gate;
 pub use mount::{Agreed, FuseError, Kept, Mount, MountOptions, Passthrough, mount, resume};
 pub use notices::Herald;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
+use super::courtesy::DiskSyncs;
 use super::dispatch::{Dispatch, Parts};
 use super::gate::Gate;
 use super::ledger::Ledger;
@@ -62,6 +63,8 @@ pub struct MountOptions {
     pub herald: Option<Arc<dyn Herald>>,
     /// Keeps processors awake while many requests come in.
     pub wakeful: Option<Arc<Wakeful>>,
+    /// The syncs of all mounts on the same disk.
+    pub disk_syncs: Arc<DiskSyncs>,
     /// Passed before the first request of a mount that is taken over is answered.
     pub gate: Arc<Gate>,
 }
@@ -261,6 +264,7 @@ fn start(
         device: Arc::clone(&own_device),
         outcomes,
         wakeful: options.wakeful.clone(),
+        disk_syncs: Arc::clone(&options.disk_syncs),
     });
     let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
     let (ledger, requests) = (Arc::clone(&dispatch.ledger), Arc::clone(&dispatch.requests));
