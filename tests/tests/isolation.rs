@@ -4,9 +4,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use vzfs_tests::host::host_sh;
-use vzfs_tests::{Host, sample};
+use vzfs_tests::measure::report;
+use vzfs_tests::{Host, sample, write_synced};
 
 /// Changes of every kind below a mounted VE.
 fn change_everything(root: &Path, tag: &str) {
@@ -116,4 +119,41 @@ fn equal_content_written_by_two_ves_stays_apart() {
     }
     fs::write(host.root("alpha").join("same"), "other content").expect("writable");
     assert_eq!(fs::read_to_string(host.root("beta").join("same")).expect("read"), "same content");
+}
+
+/// Makes and removes a file over and over, with as many threads, until it is told to stop.
+fn change_until(stop: &AtomicBool, root: &Path, threads: usize) {
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let path = root.join(format!("made-{thread}"));
+                while !stop.load(Ordering::Relaxed) {
+                    File::create_new(&path).expect("it can be made");
+                    fs::remove_file(&path).expect("it can be removed");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn who_changes_much_lets_others_sync_and_who_works_alone_does_not_wait() {
+    let host = Host::with_sample(&["crowd", "alone", "syncs"]);
+    let waited = |ve: &str| host.json(["ve", "stats", ve])["waited_us"].as_u64().expect("a number");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| change_until(&stop, &host.root("crowd"), 4));
+        scope.spawn(|| change_until(&stop, &host.root("alone"), 1));
+        let begin = Instant::now();
+        while waited("crowd") == 0 && begin.elapsed() < Duration::from_secs(60) {
+            for number in 0..100 {
+                write_synced(&host.root("syncs").join(format!("synced-{number}")), b"text").expect("synced");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!((waited("alone"), waited("syncs")), (0, 0));
+    let crowd = waited("crowd");
+    assert!(crowd > 0, "nothing waited");
+    report("four threads waited for syncs of another VE", format!("{} ms", crowd / 1000));
 }

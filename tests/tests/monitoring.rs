@@ -39,7 +39,12 @@ fn numbers_are_served_and_count_what_happens() {
     {
         assert_eq!(number(&text, name), Some(value), "{name}");
     }
-    for name in ["vzfs_store_free_bytes", "process_resident_memory_bytes", "process_open_fds"] {
+    for name in [
+        "vzfs_store_free_bytes",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "vzfs_daemon_start_seconds",
+    ] {
         assert!(number(&text, name).is_some_and(|value| value > 0.0), "{name}");
     }
 

@@ -93,6 +93,10 @@ impl Mounted for Kept {
         BTreeMap::new()
     }
 
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn unmount(self: Box<Self>, _: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
         self.volumes.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ve);
         Ok(())

@@ -48,6 +48,7 @@ fn show(status: &DaemonStatus) -> String {
         ("supervisor", format!("process {}", status.supervisor_pid)),
     ];
     rows.extend(status.started.map(|started| ("running since", moment(started))));
+    rows.extend(status.ready_after_ms.map(|ms| ("ready after", format!("{} ms", count(ms)))));
     rows.push(("started again", format!("{} times", count(status.restarts))));
     rows.extend(status.sandbox.map(|status| ("sandbox", sandbox(status).to_owned())));
     fields(rows)

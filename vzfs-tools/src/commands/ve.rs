@@ -257,7 +257,11 @@ fn requests(stats: &VeStats) -> String {
     let mut kinds: Vec<_> = stats.requests.iter().collect();
     kinds.sort_by_key(|(_, number)| std::cmp::Reverse(**number));
     let rows = kinds.into_iter().map(|(kind, number)| vec![kind.clone(), count(*number)]);
-    table(&[Column::Text("REQUEST"), Column::Number("NUMBER")], rows)
+    let waited = match stats.waited_us {
+        0 => String::new(),
+        us => format!("\nits changes have waited {:.1} s for syncs of other VEs\n", us as f64 / 1e6),
+    };
+    table(&[Column::Text("REQUEST"), Column::Number("NUMBER")], rows) + &waited
 }
 
 fn remove(context: &Context, name: &VeName, force: bool, dry_run: bool) -> Result<()> {

@@ -52,6 +52,10 @@ pub struct VeStats {
     /// How many of them failed because of the host and not of the program, by the names of errno(3): a failing or full disk, no descriptors, no memory.
     #[serde(default)]
     pub failures: BTreeMap<String, u64>,
+    /// Microseconds for which what it changed has waited for syncs of other VEs, in all threads together. A VE that changes much gives way to them, half of
+    /// the time at most.
+    #[serde(default)]
+    pub waited_us: u64,
     /// Whether it is mounted.
     #[serde(default)]
     pub mounted: bool,

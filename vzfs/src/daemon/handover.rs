@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -33,6 +34,8 @@ pub(super) enum Ending {
 pub(super) struct Supervised {
     link: Arc<Link>,
     started: Timestamp,
+    /// From then until all mounts were answered.
+    ready_after: OnceLock<Duration>,
     /// What became of the last request for a successor.
     verdict: watch::Sender<Option<Result<(), String>>>,
 }
@@ -91,7 +94,8 @@ impl Supervised {
         ending: watch::Sender<Option<Ending>>,
     ) -> io::Result<Arc<Supervised>> {
         let (verdict, _) = watch::channel(None);
-        let supervised = Arc::new(Supervised { link, started: Timestamp::now(), verdict });
+        let (started, ready_after) = (Timestamp::now(), OnceLock::new());
+        let supervised = Arc::new(Supervised { link, started, ready_after, verdict });
         let (granted, refused) = (Arc::clone(&supervised), Arc::clone(&supervised));
         let for_end = ending.clone();
         supervised.link.follow(Orders {
@@ -110,6 +114,12 @@ impl Supervised {
         Ok(supervised)
     }
 
+    /// All mounts are answered, so long after the start.
+    pub(super) fn is_ready(&self, after: Duration) {
+        // Said once.
+        let _ = self.ready_after.set(after);
+    }
+
     /// Its part of the control interface.
     pub(super) fn router(self: Arc<Supervised>) -> Router {
         Router::new()
@@ -125,6 +135,10 @@ async fn status(State(supervised): State<Arc<Supervised>>) -> Response {
         pid: std::process::id(),
         supervisor_pid: getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned()),
         started: Some(supervised.started),
+        ready_after_ms: supervised
+            .ready_after
+            .get()
+            .map(|after| after.as_millis().try_into().unwrap_or(u64::MAX)),
         restarts: supervised.link.restarts(),
         sandbox: Some(sandbox_status(sandbox::confinement())),
     })

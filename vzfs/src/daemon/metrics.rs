@@ -35,6 +35,8 @@ pub(super) struct Metrics {
     pub(super) store: Arc<Store>,
     pub(super) updates: Arc<Updates>,
     pub(super) link: Option<Arc<Link>>,
+    /// How long the start took.
+    pub(super) ready_after: Duration,
 }
 
 impl Metrics {
@@ -69,6 +71,11 @@ impl Metrics {
                 Some(seconds(self.store.started())),
             ),
             Metric::new(Counter, "process_cpu_seconds_total", "CPU time of the daemon.").with(&[], cpu),
+            gauge(
+                "vzfs_daemon_start_seconds",
+                "From the daemon's start until it answered all mounts, for which programs wait if the one before was killed.",
+                Some(self.ready_after.as_secs_f64()),
+            ),
             gauge("process_resident_memory_bytes", "Memory of the daemon.", resident_bytes()),
             gauge("process_open_fds", "Descriptors that the daemon has open.", entries("/proc/self/fd")),
             gauge("process_threads", "Threads of the daemon.", entries("/proc/self/task")),
@@ -125,9 +132,15 @@ impl Metrics {
             "vzfs_ve_failures_total",
             "Requests that failed because of the host and not of the program.",
         );
+        let mut waited = Metric::new(
+            Counter,
+            "vzfs_ve_waited_seconds_total",
+            "How long what the VE changed has waited for syncs of other VEs.",
+        );
         for stats in self.store.all_stats() {
             let ve = stats.ve.to_string();
             mounted.add(&[("ve", &ve)], f64::from(u8::from(stats.mounted)));
+            waited.add(&[("ve", &ve)], stats.waited_us as f64 / 1e6);
             for (kind, number) in &stats.requests {
                 requests.add(&[("ve", &ve), ("kind", kind)], *number as f64);
             }
@@ -135,7 +148,7 @@ impl Metrics {
                 failures.add(&[("ve", &ve), ("errno", errno)], *number as f64);
             }
         }
-        vec![mounted, requests, failures]
+        vec![mounted, requests, failures, waited]
     }
 }
 

@@ -120,6 +120,7 @@ impl DaemonError {
 /// Runs the daemon until a signal ends it, or its supervisor says so. `ready` is called once, when requests are answered and the wanted mounts
 /// are made or taken over.
 pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    let begin = Instant::now();
     process::set_up()?;
     if config.sandbox {
         sandbox::enter(Role::Daemon);
@@ -150,7 +151,7 @@ pub fn start(config: &Config, link: Option<Arc<Link>>, ready: impl FnOnce()) -> 
         .map_err(DaemonError::io("start the runtime"))?;
     let commands = CommandRunner { program: config.vzfs.clone(), socket: config.socket.clone() };
     let updates = Updates::of_store(&store, commands)?;
-    let result = runtime.block_on(serve(config, &store, &updates, (link, gate), ready));
+    let result = runtime.block_on(serve(config, &store, &updates, (link, gate), (begin, ready)));
     // Requests that are still running are cut off: whatever they did not finish, the next start cleans up.
     runtime.shutdown_background();
     result
@@ -177,7 +178,7 @@ async fn serve(
     store: &Arc<Store>,
     updates: &Arc<Updates>,
     (link, gate): (Option<Arc<Link>>, Arc<Gate>),
-    ready: impl FnOnce(),
+    (begin, ready): (Instant, impl FnOnce()),
 ) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::io("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::io("handle SIGINT"))?;
@@ -219,12 +220,17 @@ async fn serve(
         if let Some(link) = &link {
             mounter::discard(link);
         }
-        tracing::info!(store = %store.dir().display(), socket = %config.socket.display(), "ready");
+        let ready_after = begin.elapsed();
+        tracing::info!(
+            store = %store.dir().display(), socket = %config.socket.display(), ms = ready_after.as_millis(), "ready"
+        );
         ready();
         updates.go_on();
-        let metrics = metrics::Metrics { store: Arc::clone(store), updates: Arc::clone(updates), link };
+        let metrics =
+            metrics::Metrics { store: Arc::clone(store), updates: Arc::clone(updates), link, ready_after };
         let mut routes = metrics.clone().router().merge(router(Arc::clone(store), Arc::clone(updates)));
         if let Some(supervised) = supervised {
+            supervised.is_ready(ready_after);
             routes = supervised.router().merge(routes);
         }
         let routes = routes.layer(axum::middleware::from_fn(rights::check));

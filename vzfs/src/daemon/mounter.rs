@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -155,6 +156,10 @@ impl Mounted for FuseMounted {
 
     fn failures(&self) -> BTreeMap<&'static str, u64> {
         self.mount.failures()
+    }
+
+    fn waited(&self) -> Duration {
+        self.mount.waited()
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {

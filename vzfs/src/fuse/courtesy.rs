@@ -6,7 +6,7 @@
 //! has not paused before. It keeps half of the time at least, and a program that works alone never waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -32,6 +32,8 @@ pub(super) struct Courtesy {
     /// This VE's syncs among those.
     own: AtomicUsize,
     changes: Mutex<Changes>,
+    /// Microseconds that it has paused.
+    waited: AtomicU64,
 }
 
 /// The last changes of a VE.
@@ -48,7 +50,7 @@ struct Changes {
 impl Courtesy {
     pub(super) fn new(disk: Arc<DiskSyncs>) -> Courtesy {
         let changes = Changes { last: None, together: None, paused: Instant::now() };
-        Courtesy { disk, own: AtomicUsize::new(0), changes: Mutex::new(changes) }
+        Courtesy { disk, own: AtomicUsize::new(0), changes: Mutex::new(changes), waited: AtomicU64::new(0) }
     }
 
     /// Does what waits for the disk.
@@ -69,8 +71,16 @@ impl Courtesy {
         if let Some(owed) = owed
             && self.let_others_sync(now + owed)
         {
-            self.changes.lock().paused = Instant::now();
+            let end = Instant::now();
+            self.changes.lock().paused = end;
+            let took = end.duration_since(now).as_micros();
+            self.waited.fetch_add(took.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
         }
+    }
+
+    /// How long it has paused.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
     /// Waits while others sync. Whether any did.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use super::courtesy::DiskSyncs;
+use super::courtesy::{Courtesy, DiskSyncs};
 use super::dispatch::{Dispatch, Parts};
 use super::gate::Gate;
 use super::ledger::Ledger;
@@ -144,6 +144,7 @@ pub struct Mount {
     notices: Arc<Notices>,
     ledger: Arc<Ledger>,
     requests: Arc<Requests>,
+    courtesy: Arc<Courtesy>,
     /// The connection.
     device: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
@@ -268,6 +269,7 @@ fn start(
     });
     let (notices, negotiated) = (Arc::clone(&dispatch.notices), Arc::clone(&dispatch.negotiated));
     let (ledger, requests) = (Arc::clone(&dispatch.ledger), Arc::clone(&dispatch.requests));
+    let courtesy = Arc::clone(&dispatch.courtesy);
     let mut config = Config::default();
     config.n_threads = Some(agreed.threads);
     let session = device::session(dispatch, &device, &agreed.init, new, config)?;
@@ -305,6 +307,7 @@ fn start(
         notices,
         ledger,
         requests,
+        courtesy,
         device: own_device,
         thread: Some(thread),
     };
@@ -368,6 +371,11 @@ impl Mount {
     /// How many of them failed because of the host, by the names of errno(3).
     pub fn failures(&self) -> BTreeMap<&'static str, u64> {
         self.requests.failures()
+    }
+
+    /// How long its changes have waited for syncs of other mounts.
+    pub fn waited(&self) -> Duration {
+        self.courtesy.waited()
     }
 
     /// Whether the session has ended, now or in a moment. A mount namespace of somebody else's that has a copy of the mount keeps it going.

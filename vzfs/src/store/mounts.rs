@@ -56,6 +56,8 @@ pub trait Mounted: Send + Sync {
     fn requests(&self) -> BTreeMap<&'static str, u64>;
     /// How many of them failed because of the host, by the names of errno(3).
     fn failures(&self) -> BTreeMap<&'static str, u64>;
+    /// How long its changes have waited for syncs of other VEs.
+    fn waited(&self) -> Duration;
     /// Takes it away. With `force`, also while programs use it.
     ///
     /// # Errors
@@ -417,6 +419,7 @@ fn stats_of(ve: &VeName, slot: &Slot, live: Option<&Live>) -> VeStats {
         ve: ve.clone(),
         requests: mount.map(|mount| named(mount.requests())).unwrap_or_default(),
         failures: mount.map(|mount| named(mount.failures())).unwrap_or_default(),
+        waited_us: mount.map_or(0, |mount| mount.waited().as_micros().try_into().unwrap_or(u64::MAX)),
         mounted: slot.shown.read().mounted.is_some(),
     }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::api::{ChangeKind, CommitVe, CreateVe, ImportRequest, Template, TemplateKind, Ve};
@@ -76,6 +77,10 @@ impl Mounted for FakeMount {
 
     fn failures(&self) -> BTreeMap<&'static str, u64> {
         BTreeMap::from([("EIO", 1)])
+    }
+
+    fn waited(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn unmount(self: Box<Self>, force: bool) -> Result<(), (Box<dyn Mounted>, UnmountError)> {
