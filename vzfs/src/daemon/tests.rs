@@ -162,7 +162,7 @@ fn a_template_and_its_ves_over_the_socket() {
     let (status, renamed) = server.json("PATCH", "/v1/ves/web-2", json!({"name": "db"}));
     assert_eq!((status, &renamed["name"]), (200, &json!("db")));
     let (_, stats) = server.json("GET", "/v1/ves/db/stats", Value::Null);
-    assert_eq!(stats, json!({"ve": "db", "requests": {}, "failures": {}, "mounted": false}));
+    assert_eq!(stats, json!({"ve": "db", "requests": {}, "failures": {}, "waited_us": 0, "mounted": false}));
     let (_, changes) = server.json("GET", "/v1/ves/db/diff", Value::Null);
     assert_eq!(changes, json!([]));
     let (status, removed) = server.json("DELETE", "/v1/ves/db?force=true", Value::Null);
