@@ -283,7 +283,7 @@ pub struct DaemonStatus {
     /// When this process started.
     #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
-    /// Milliseconds from then until it answered all mounts, for which programs have waited if the one before was killed.
+    /// Milliseconds from its start until it answered all mounts, for which programs have waited if the one before was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_after_ms: Option<u64>,
     /// How many daemons the supervisor has started before this one.

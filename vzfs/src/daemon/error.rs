@@ -80,12 +80,13 @@ pub(super) fn api_error(error: &StoreError) -> ApiError {
 
 /// An error in words, with what can be done about it.
 pub(super) fn reply(error: &StoreError) -> ApiError {
-    let code = match disk_trouble(error) {
+    let trouble = disk_trouble(error);
+    let code = match trouble {
         Some(DiskTrouble::Full | DiskTrouble::Quota) => ErrorCode::NoSpace,
         _ => code(error),
     };
     let reply = ApiError::new(code, error.to_string());
-    match hint(error, code) {
+    match hint(error, code, trouble) {
         Some(hint) => reply.with_hint(hint),
         None => reply,
     }
@@ -265,9 +266,9 @@ fn disk_trouble(error: &StoreError) -> Option<DiskTrouble> {
     }
 }
 
-fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
+fn hint(error: &StoreError, code: ErrorCode, trouble: Option<DiskTrouble>) -> Option<String> {
     let text = match (error, code) {
-        (error, ErrorCode::NoSpace) if disk_trouble(error) == Some(DiskTrouble::Quota) => {
+        (_, ErrorCode::NoSpace) if trouble == Some(DiskTrouble::Quota) => {
             "raise the quota of the host's filesystem that holds the store, or remove templates and VEs"
                 .to_owned()
         }
@@ -323,7 +324,7 @@ fn hint(error: &StoreError, code: ErrorCode) -> Option<String> {
         (StoreError::Meta(MetaError::Open { path, .. }), ErrorCode::Damaged) => {
             format!("put {} back from a backup of the store, all of it", path.display())
         }
-        (error, ErrorCode::Internal) if disk_trouble(error) == Some(DiskTrouble::Broken) => {
+        (_, ErrorCode::Internal) if trouble == Some(DiskTrouble::Broken) => {
             "look into the kernel's log (dmesg). If the filesystem has shut itself down, stop vzfs, mount the filesystem anew, and start it again"
                 .to_owned()
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -34,8 +34,6 @@ pub(super) enum Ending {
 pub(super) struct Supervised {
     link: Arc<Link>,
     started: Timestamp,
-    /// From then until all mounts were answered.
-    ready_after: OnceLock<Duration>,
     /// What became of the last request for a successor.
     verdict: watch::Sender<Option<Result<(), String>>>,
 }
@@ -94,8 +92,7 @@ impl Supervised {
         ending: watch::Sender<Option<Ending>>,
     ) -> io::Result<Arc<Supervised>> {
         let (verdict, _) = watch::channel(None);
-        let (started, ready_after) = (Timestamp::now(), OnceLock::new());
-        let supervised = Arc::new(Supervised { link, started, ready_after, verdict });
+        let supervised = Arc::new(Supervised { link, started: Timestamp::now(), verdict });
         let (granted, refused) = (Arc::clone(&supervised), Arc::clone(&supervised));
         let for_end = ending.clone();
         supervised.link.follow(Orders {
@@ -114,31 +111,29 @@ impl Supervised {
         Ok(supervised)
     }
 
-    /// All mounts are answered, so long after the start.
-    pub(super) fn is_ready(&self, after: Duration) {
-        // Said once.
-        let _ = self.ready_after.set(after);
-    }
-
-    /// Its part of the control interface.
-    pub(super) fn router(self: Arc<Supervised>) -> Router {
+    /// Its part of the control interface, from when all mounts are answered: so long after the start.
+    pub(super) fn router(self: Arc<Supervised>, ready_after: Duration) -> Router {
         Router::new()
             .route("/v1/daemon", get(status))
             .route("/v1/daemon/restart", post(restart))
-            .with_state(self)
+            .with_state(Ready { supervised: self, after: ready_after })
     }
 }
 
-async fn status(State(supervised): State<Arc<Supervised>>) -> Response {
+/// A daemon that answers, and how long after its start it did.
+#[derive(Clone)]
+struct Ready {
+    supervised: Arc<Supervised>,
+    after: Duration,
+}
+
+async fn status(State(Ready { supervised, after }): State<Ready>) -> Response {
     Json(DaemonStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         supervisor_pid: getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned()),
         started: Some(supervised.started),
-        ready_after_ms: supervised
-            .ready_after
-            .get()
-            .map(|after| after.as_millis().try_into().unwrap_or(u64::MAX)),
+        ready_after_ms: after.as_millis().try_into().ok(),
         restarts: supervised.link.restarts(),
         sandbox: Some(sandbox_status(sandbox::confinement())),
     })
@@ -150,13 +145,14 @@ fn sandbox_status(found: Confinement) -> SandboxStatus {
 }
 
 /// Answered before the daemon ends, and only if it will.
-async fn restart(State(supervised): State<Arc<Supervised>>) -> Result<Response, Refusal> {
+async fn restart(State(ready): State<Ready>) -> Result<Response, Refusal> {
+    let supervised = &ready.supervised;
     let mut verdict = supervised.verdict.subscribe();
     supervised.verdict.send_replace(None);
     supervised.link.report(&Report::Replace);
     let outcome = verdict.wait_for(Option::is_some).await.ok().and_then(|verdict| verdict.clone());
     match outcome {
-        Some(Ok(())) => Ok(status(State(supervised)).await),
+        Some(Ok(())) => Ok(status(State(ready)).await),
         Some(Err(why)) => {
             let error = ApiError::new(ErrorCode::Unsupported, format!("the daemon was not replaced: {why}"));
             Err(Refusal(error.with_hint("install a version that can read this store, and try again")))

@@ -45,7 +45,7 @@ use crate::fuse::Gate;
 use crate::meta::MetaError;
 use crate::sandbox::{self, Role};
 use crate::store::{DiskFailure, Store, StoreError};
-use crate::supervisor::Link;
+use crate::supervisor::{HINT, Link};
 use crate::update::{CommandRunner, UpdateError, Updates};
 use handover::{Ending, Supervised};
 use mounter::FuseMounter;
@@ -100,7 +100,7 @@ impl DaemonError {
 
     /// The error for people, with what can be done about it.
     pub fn with_hint(&self) -> String {
-        let hint = self.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        let hint = self.hint().map(|hint| format!("{HINT}{hint}")).unwrap_or_default();
         format!("{self}{hint}")
     }
 
@@ -230,8 +230,7 @@ async fn serve(
             metrics::Metrics { store: Arc::clone(store), updates: Arc::clone(updates), link, ready_after };
         let mut routes = metrics.clone().router().merge(router(Arc::clone(store), Arc::clone(updates)));
         if let Some(supervised) = supervised {
-            supervised.is_ready(ready_after);
-            routes = supervised.router().merge(routes);
+            routes = supervised.router(ready_after).merge(routes);
         }
         let routes = routes.layer(axum::middleware::from_fn(rights::check));
         let served = axum::serve(listener, routes.into_make_service_with_connect_info::<rights::Peer>());

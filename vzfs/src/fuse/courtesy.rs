@@ -57,11 +57,8 @@ impl Courtesy {
     pub(super) fn sync<T>(&self, work: impl FnOnce() -> T) -> T {
         self.own.fetch_add(1, Ordering::AcqRel);
         *self.disk.under_way.lock() += 1;
-        let done = work();
-        *self.disk.under_way.lock() -= 1;
-        self.own.fetch_sub(1, Ordering::AcqRel);
-        self.disk.ended.notify_all();
-        done
+        let _until_done = Syncing(self);
+        work()
     }
 
     /// Pauses after a change for this thread of the VE, if that is due.
@@ -90,6 +87,18 @@ impl Courtesy {
         let any = others(*under_way);
         while others(*under_way) && !self.disk.ended.wait_until(&mut under_way, deadline).timed_out() {}
         any
+    }
+}
+
+/// A sync under way.
+struct Syncing<'c>(&'c Courtesy);
+
+impl Drop for Syncing<'_> {
+    fn drop(&mut self) {
+        let Courtesy { disk, own, .. } = self.0;
+        *disk.under_way.lock() -= 1;
+        own.fetch_sub(1, Ordering::AcqRel);
+        disk.ended.notify_all();
     }
 }
 

@@ -17,7 +17,7 @@ use super::courtesy::{Courtesy, DiskSyncs};
 use super::device;
 use super::errno::{Answer, answer};
 use super::failures::Failures;
-use super::ledger::Ledger;
+use super::ledger::{Handles, Ledger};
 use super::mount::Negotiated;
 use super::notices::Notices;
 use super::overlays::{Asking, Overlays};
@@ -64,6 +64,8 @@ pub(super) struct Parts {
     /// Which ids of the host stand for the VE's.
     pub shift: Option<IdShift>,
     pub ledger: Ledger,
+    /// What an earlier process had open of it, or let the kernel write to.
+    pub used: Vec<(Ino, Handles)>,
     /// The connection, for what is not a reply.
     pub device: Arc<OwnedFd>,
     /// What became of requests of this connection under an earlier process.
@@ -97,7 +99,6 @@ pub(super) struct Dispatch {
 
 impl Dispatch {
     pub(super) fn new(parts: Parts) -> Self {
-        let writers = Writers::adopt(&parts.ledger.inodes_in_use());
         Dispatch {
             volume: parts.volume,
             ve: parts.ve,
@@ -108,7 +109,7 @@ impl Dispatch {
             ledger: Arc::new(parts.ledger),
             device: parts.device,
             overlays: Overlays::default(),
-            writers,
+            writers: Writers::adopt(&parts.used),
             notices: Arc::default(),
             requests: Arc::new(Requests::new(parts.wakeful)),
             syncs: Syncs::default(),

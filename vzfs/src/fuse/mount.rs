@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::courtesy::{Courtesy, DiskSyncs};
 use super::dispatch::{Dispatch, Parts};
 use super::gate::Gate;
-use super::ledger::Ledger;
+use super::ledger::{Handles, Ledger};
 use super::locks;
 use super::notices::{Herald, Notices};
 use super::requests::Requests;
@@ -166,7 +166,7 @@ pub fn mount(
     let connection = device::read_init(&device).and_then(|init| {
         let passthrough = options.passthrough == Passthrough::Auto;
         let agreed = Agreed { init, passthrough, threads: options.threads.max(1) };
-        Ok(Connection { device, ledger: Ledger::new(random())?, agreed, new: true })
+        Ok(Connection { device, ledger: Ledger::new(random())?, used: Vec::new(), agreed, new: true })
     });
     let started = connection.and_then(|connection| start(volume, mountpoint, options, connection, keep));
     let (mount, negotiated) = started.map_err(failed)?;
@@ -207,10 +207,10 @@ pub fn resume(
                 error!(ve = %options.ve_name, %ino, %error, "an open file cannot be taken over");
             }
         }
-        volume.adopt_written(used.into_iter().map(|(ino, _)| ino));
+        volume.adopt_written(used.iter().map(|(ino, _)| *ino));
         volume.free_orphans(|ino| ledger.knows(ino)).map_err(io::Error::other)?;
         close_unused(&ledger, kept.device.as_fd());
-        let connection = Connection { device: kept.device, ledger, agreed: kept.agreed, new: false };
+        let connection = Connection { device: kept.device, ledger, used, agreed: kept.agreed, new: false };
         start(volume, mountpoint, options, connection, keep)
     });
     let (mount, _) = adopted.map_err(|source| failed(options, mountpoint, source))?;
@@ -239,6 +239,8 @@ fn close_unused(ledger: &Ledger, device: BorrowedFd<'_>) {
 struct Connection {
     device: OwnedFd,
     ledger: Ledger,
+    /// What an earlier process had open of it, or let the kernel write to.
+    used: Vec<(Ino, Handles)>,
     agreed: Agreed,
     /// The kernel waits for the answer to its first request.
     new: bool,
@@ -252,7 +254,7 @@ fn start(
     connection: Connection,
     keep: impl FnOnce(Kept) -> io::Result<()>,
 ) -> io::Result<(Mount, Arc<Negotiated>)> {
-    let Connection { device, ledger, mut agreed, new } = connection;
+    let Connection { device, ledger, used, mut agreed, new } = connection;
     let outcomes = volume.outcomes(ledger.connection()).map_err(io::Error::other)?;
     let memory = ledger.memory().try_clone_to_owned()?;
     let own_device = Arc::new(device.try_clone()?);
@@ -262,6 +264,7 @@ fn start(
         wants_passthrough: agreed.passthrough,
         shift: options.shift,
         ledger,
+        used,
         device: Arc::clone(&own_device),
         outcomes,
         wakeful: options.wakeful.clone(),

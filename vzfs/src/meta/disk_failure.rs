@@ -7,6 +7,8 @@ use rocksdb::ErrorKind;
 
 const NO_SPACE: &str = "No space left on device";
 const OVER_QUOTA: &str = "Disk quota exceeded";
+/// What only a disk or a filesystem that does not work answers.
+const BROKEN: [&str; 2] = ["Input/output error", "Read-only file system"];
 
 /// How a disk did not take a write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +32,11 @@ impl DiskFailure {
             (kind == ErrorKind::IOError).then_some(DiskFailure::Broken)
         }
     }
+}
+
+/// Whether the text says that the disk does not work: a file that is missing, say, is no fault of its.
+pub(super) fn blames_disk(text: &str) -> bool {
+    BROKEN.iter().any(|why| text.contains(why))
 }
 
 #[cfg(test)]

@@ -115,10 +115,7 @@ impl MetaError {
 
     /// Whether the disk cannot be read or written.
     pub fn is_broken_disk(&self) -> bool {
-        // A file that is missing is no fault of the disk's.
-        let told =
-            |text: &str| ["Input/output error", "Read-only file system"].iter().any(|why| text.contains(why));
-        self.disk_failure() == Some(DiskFailure::Broken) && told(&self.to_string())
+        self.disk_failure() == Some(DiskFailure::Broken) && disk_failure::blames_disk(&self.to_string())
     }
 
     /// Whether a quota of the host's filesystem is used up.

@@ -61,14 +61,10 @@ impl Layout {
         let private = |path: &Path| {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
             // On a filesystem that has given up, a folder that is there can be neither made nor looked at: the second says why.
-            let made = match made {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    fs::metadata(path).and_then(|found| {
-                        if found.is_dir() { Ok(()) } else { Err(ErrorKind::NotADirectory.into()) }
-                    })
-                }
-                made => made,
-            };
+            let made = made.map_err(|error| match error.kind() {
+                ErrorKind::AlreadyExists => fs::metadata(path).err().unwrap_or(error),
+                _ => error,
+            });
             made.map_err(StoreError::io("create", path))
         };
         private(dir)?;

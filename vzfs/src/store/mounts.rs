@@ -146,19 +146,22 @@ impl Store {
     pub fn mount_wanted(&self) {
         let mut slots = self.slots();
         slots.retain(|slot| slot.record().mountpoint.is_some());
+        if slots.is_empty() {
+            return;
+        }
         let ids: Vec<VeId> = slots.iter().map(|slot| slot.id).collect();
         let numbers = Volume::reserve_numbers(&self.meta, &ids).unwrap_or_else(|error| {
             tracing::warn!(%error, "each VE has to take numbers for its files by itself");
             Vec::new()
         });
-        let numbers = numbers.into_iter().map(Some).chain(std::iter::repeat(None));
+        let numbers = numbers.into_iter().chain(std::iter::repeat(0..0));
         let wanted = Mutex::new(slots.into_iter().zip(numbers));
         let mount_all = || {
             loop {
                 // A guard in the head of a `while let` would be held in its body.
                 let next = wanted.lock().next();
                 let Some((slot, numbers)) = next else { return };
-                self.mount_again(&slot, numbers.unwrap_or_default());
+                self.mount_again(&slot, numbers);
             }
         };
         std::thread::scope(|scope| {

@@ -32,6 +32,9 @@ pub use watch::{Program, supervise};
 use crate::fuse::Agreed;
 use crate::types::VeId;
 
+/// Before the hint in what a daemon says of its end ([`Report::Failed`]).
+pub const HINT: &str = "\nhint: ";
+
 /// One mount, as it is told between supervisor and daemon; its two descriptors (connection, ledger) come with the message.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Holding {

@@ -18,16 +18,13 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::manager::{Held, ServiceManager, hide_from};
-use super::{Channel, Holding, Order, Report};
+use super::{Channel, HINT, Holding, Order, Report};
 use crate::types::VeId;
 
 /// Waited before the third start in a row when none before it got as far as to answer requests; doubled each time, up to [`MAX_PATIENCE`]. One that
 /// did is followed at once: programs wait.
 const PATIENCE: Duration = Duration::from_millis(50);
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Before the hint in what a daemon says of its end.
-const HINT: &str = "\nhint: ";
 
 /// How to start the daemon.
 #[derive(Clone, Debug)]
